@@ -1,0 +1,126 @@
+"""Runtimes: what computes `encode` and `decode`. One adapter a file; a library is imported when its runtime is loaded.
+
+A new runtime is a file `with_<library>.py` with a `load(path, threads)`, a line in RUNTIMES and a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sam_edge.artifact import MANIFEST_NAME, open_artifact
+from sam_edge.contract import Runtime
+from sam_edge.errors import ArtifactError, RuntimeUnavailable
+from sam_edge.manifest import JsonDict
+
+__all__ = ["AUTO", "RUNTIMES", "ModelInfo", "available_models", "load"]
+
+AUTO = "auto"
+ASSETS = Path(__file__).parent.parent / "assets"
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def _onnx(model: str | Path, threads: int) -> Runtime:
+    from sam_edge.runtimes import with_onnxruntime
+
+    return with_onnxruntime.load(_artifact_folder(model), threads)
+
+
+def _torch(model: str | Path, threads: int) -> Runtime:
+    from sam_edge.runtimes import with_torch
+
+    return with_torch.load(model, threads)
+
+
+RUNTIMES: dict[str, Callable[[str | Path, int], Runtime]] = {"onnx": _onnx, "torch": _torch}
+
+
+def load(model: str | Path, runtime: str = AUTO, *, threads: int = 0) -> Runtime:
+    """Load a model: the name of one inside the package (`nano`), an artifact folder, or a checkpoint file.
+
+    "auto" takes torch for a checkpoint (.pth, .pt, .safetensors) and ONNX Runtime for the rest. threads: 0 leaves the
+    choice to the library. Raises ArtifactError, CheckpointError or RuntimeUnavailable.
+    """
+    if runtime not in (AUTO, *RUNTIMES):
+        raise RuntimeUnavailable(f"runtime {runtime!r} is not known, expected one of: {', '.join((AUTO, *RUNTIMES))}.")
+    if threads < 0:
+        raise RuntimeUnavailable(f"threads is {threads}, expected 0 (the library chooses) or more. Leave it out.")
+    if runtime == AUTO:
+        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else "onnx"
+    return RUNTIMES[runtime](model, threads)
+
+
+def _artifact_folder(model: str | Path) -> Path:
+    """The folder of a name or path."""
+    path, packaged = Path(model), _packaged_names()
+    if model in packaged:  # a name is a text, and so goes before a folder of that name; a Path is a path
+        return ASSETS / model
+    if path.is_dir():
+        return path
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise ArtifactError(
+            f"{model} is a checkpoint, and ONNX Runtime needs an artifact folder. Use the torch runtime, or export it."
+        )
+    if model in PUBLIC_MODELS:
+        raise ArtifactError(
+            f"{model} has its weights outside the package. Download {PUBLIC_MODELS[str(model)].checkpoint} from its "
+            "authors and give the path of that file."
+        )
+    raise ArtifactError(
+        f"there is no model {str(model)!r}: no folder is called so, and the models by name are "
+        f"{', '.join((*packaged, *PUBLIC_MODELS))}. Check the name or the path."
+    )
+
+
+def _packaged_names() -> list[str]:
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{MANIFEST_NAME}"))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A line of `sam-edge models`. `bytes` on disk; `quality` as measured; `checkpoint` is the file a person must get
+    first, "" for a model that is here."""
+
+    name: str
+    parameters: int
+    image_size: int
+    licence: str
+    bytes: int = 0
+    checkpoint: str = ""
+    quality: JsonDict = field(default_factory=dict)
+
+    @property
+    def on_disk(self) -> bool:
+        return not self.checkpoint
+
+
+# The published models, whose weights stay with their authors.
+PUBLIC_MODELS = {
+    info.name: info
+    for info in (
+        ModelInfo("vit_b", 93_735_472, 1024, "Apache-2.0", 375_042_383, "sam_vit_b_01ec64.pth"),
+        ModelInfo("vit_l", 312_342_832, 1024, "Apache-2.0", 1_249_524_607, "sam_vit_l_0b3195.pth"),
+        ModelInfo("vit_h", 641_090_608, 1024, "Apache-2.0", 2_564_550_879, "sam_vit_h_4b8939.pth"),
+        ModelInfo("vit_t", 10_130_092, 1024, "Apache-2.0", 40_728_226, "mobile_sam.pt"),
+    )
+}
+
+
+def available_models() -> list[ModelInfo]:
+    """The models inside the package, then the published ones that need a checkpoint. Raises ArtifactError."""
+    packaged = []
+    for name in _packaged_names():
+        artifact = open_artifact(ASSETS / name)
+        manifest = artifact.manifest
+        packaged.append(
+            ModelInfo(
+                name=manifest.name,
+                parameters=manifest.parameters,
+                image_size=manifest.spec.image_size,
+                licence=manifest.licence,
+                bytes=artifact.size_bytes,
+                quality=manifest.quality,
+            )
+        )
+    return packaged + list(PUBLIC_MODELS.values())
