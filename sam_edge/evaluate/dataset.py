@@ -1,0 +1,195 @@
+"""Photos with object masks in SA-1B's format: folders of jpg and json pairs, and tars of them.
+
+Format: https://ai.meta.com/datasets/segment-anything/ (one JSON a photo, masks as COCO's compressed RLE).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from sam_edge.errors import DataError
+from sam_edge.image import MAX_PIXELS, read_photo
+
+__all__ = ["MIN_AREA_PX", "Object", "Record", "open_records"]
+
+MIN_AREA_PX = 100  # smaller objects are left out, at the stored size (evaluation protocol, section 1)
+MAX_JSON_BYTES = 64 << 20
+MAX_PHOTO_BYTES = 256 << 20
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Object:
+    """One annotated object; `area` in pixels, `height` and `width` of the photo it was drawn on."""
+
+    id: int
+    area: int
+    category: str
+    rle: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the mask."""
+        height, width = self.rle["size"]
+        return int(height), int(width)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """The object's mask, (H, W) bool."""
+        rle = self.rle
+        if isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, *self.size)
+        decoded: NDArray[np.uint8] = coco_mask.decode(rle)
+        return decoded.astype(bool)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Bytes of a file, or of a member inside a tar."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be read ({error.strerror}). Check the path and its permissions."
+            ) from None
+        if len(data) != self.size:
+            raise DataError(f"{self.path}: ends after {len(data)} of {self.size} bytes. Fetch the file again.")
+        return data
+
+
+@dataclass(frozen=True)
+class Record:
+    """One photo and its objects; nothing is read before it is asked for.
+
+    `name` is the stem of both files, `source` the folder's name or the tar's without its number ("coco" of
+    "coco-001.tar"), `where` a path for messages.
+    """
+
+    name: str
+    source: str
+    where: str
+    photo_span: _Span
+    json_span: _Span
+
+    def photo_bytes(self) -> bytes:
+        """The photo's file as stored."""
+        return self.photo_span.read()
+
+    def photo(self) -> NDArray[np.uint8]:
+        """The photo, (H, W, 3) uint8 RGB. Raises ImageError."""
+        return read_photo(self.photo_bytes())
+
+    @cached_property
+    def annotation(self) -> dict[str, Any]:
+        """The parsed JSON. Raises DataError."""
+        try:
+            parsed = json.loads(self.json_span.read())
+            parsed["annotations"], parsed["image"]["width"]  # both must be there
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.where}: not an annotation in SA-1B's format ({error!r}); expected a JSON object with 'image' "
+                "and 'annotations'. Remove the pair or write the file again."
+            ) from None
+        return dict(parsed)
+
+    @property
+    def image_id(self) -> int:
+        return int(self.annotation["image"].get("image_id", 0))
+
+    def objects(self, min_area: int = MIN_AREA_PX) -> list[Object]:
+        """Objects of at least `min_area` pixels, `iscrowd` left out, in the file's order. Raises DataError."""
+        image = self.annotation["image"]
+        try:
+            photo_size = int(image["height"]), int(image["width"])
+            objects = [_object(entry) for entry in self.annotation["annotations"] if not entry.get("iscrowd", 0)]
+            sizes = {found.size for found in objects}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{self.where}: an annotation lacks a field of SA-1B's format ({error!r}); "
+                "expected id, area and segmentation {size, counts}."
+            ) from None
+        if sizes - {photo_size} or photo_size[0] * photo_size[1] > MAX_PIXELS:
+            raise DataError(
+                f"{self.where}: masks of (height, width) {sorted(sizes)} on a photo of {photo_size}; expected the "
+                f"photo's own size, at most {MAX_PIXELS} pixels. Write the annotations at the photo's size."
+            )
+        return [found for found in objects if found.area >= min_area]
+
+
+def _object(entry: dict[str, Any]) -> Object:
+    return Object(int(entry["id"]), int(entry["area"]), str(entry.get("category", "")), entry["segmentation"])
+
+
+def open_records(paths: Iterable[str | Path]) -> list[Record]:
+    """All photos with annotations under folders and tars, sorted by name within each.
+
+    A folder is searched for pairs and for tars directly inside it. Raises DataError where a path does not exist or
+    holds no pair.
+    """
+    records: list[Record] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"{path}: does not exist; expected a folder or a .tar in SA-1B's format.")
+        found = _from_tar(path) if path.is_file() else _from_folder(path)
+        if not found:
+            raise DataError(
+                f"{path}: no photo with annotations in it; expected NAME.jpg beside NAME.json (SA-1B's format), "
+                "in a folder or a .tar."
+            )
+        records.extend(found)
+    return records
+
+
+def _from_folder(folder: Path) -> list[Record]:
+    with os.scandir(folder) as entries:
+        files = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    spans = {name: _Span(folder / name, 0, size) for name, size in files.items()}
+    records = _pair(spans, folder)
+    for name in sorted(files):
+        if name.endswith(".tar"):
+            records.extend(_from_tar(folder / name))
+    return records
+
+
+def _from_tar(path: Path) -> list[Record]:
+    try:
+        with tarfile.open(path, "r:") as tar:  # uncompressed only: members are read by offset, and nothing can inflate
+            spans = {m.name: _Span(path, m.offset_data, m.size) for m in tar if m.isfile()}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable tar ({error}); expected an uncompressed .tar of jpg and json pairs."
+        ) from None
+    size = path.stat().st_size
+    return _pair({name: span for name, span in spans.items() if span.offset + span.size <= size}, path)
+
+
+def _pair(spans: dict[str, _Span], where: Path) -> list[Record]:
+    records = []
+    for name in sorted(spans):
+        stem = name.removesuffix(".json")
+        if stem == name or spans[name].size > MAX_JSON_BYTES:
+            continue
+        photo = next((spans[stem + s] for s in PHOTO_SUFFIXES if stem + s in spans), None)
+        if photo is not None and photo.size <= MAX_PHOTO_BYTES:
+            source = re.sub(r"(-\d+)?(\.tar)?$", "", where.name)
+            records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, spans[name]))
+    return records
