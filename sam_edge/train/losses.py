@@ -1,0 +1,63 @@
+"""Losses of Segment Anything (arXiv 2304.02643, appendix A): focal and dice 20 to 1, squared error for predicted IoU.
+
+Targets are soft: the share of a low-resolution cell that the object covers, so that an outline between two cells can be
+learned. The focal loss generalises to them as in Generalized Focal Loss (Li et al., arXiv 2006.04388, equation 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Losses", "mask_iou", "mask_losses", "prompt_losses"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the prompts of a batch; `iou` (B,) is the single mask's true IoU, for the log."""
+
+    total: Tensor
+    single: Tensor
+    best: Tensor
+    iou_error: Tensor
+    iou: Tensor
+
+
+def mask_losses(logits: Tensor, target: Tensor, focal_weight: float) -> Tensor:
+    """logits (B, M, h, w), target (B, 1, h, w) in 0..1 -> focal_weight * focal + dice, (B, M)."""
+    probability = torch.sigmoid(logits)
+    target = target.expand_as(logits)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = ((probability - target).square() * cross_entropy).mean((2, 3))
+    overlap = (probability * target).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (probability.square().sum((2, 3)) + target.square().sum((2, 3)) + 1)
+    return focal_weight * focal + dice
+
+
+def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """True IoU of the masks, (B, M, h, w) against (B, 1, h, w) -> (B, M); two empty masks agree (1)."""
+    predicted, truth = logits > 0, target > 0.5
+    union = (predicted | truth).sum((2, 3))
+    overlap = (predicted & truth).sum((2, 3))
+    return torch.where(union > 0, overlap / union.clamp(min=1), torch.ones_like(overlap, dtype=torch.float32))
+
+
+def prompt_losses(
+    low_res_masks: Tensor, iou_predictions: Tensor, target: Tensor, first: bool, focal_weight: float = 20.0
+) -> Losses:
+    """One round of prompts: (B, 4, h, w), (B, 4), target (B, 1, h, w).
+
+    The single mask (0) answers every prompt. Of the three alternatives only the best is taught, and only on a first
+    prompt: later ones are not ambiguous.
+    """
+    losses = mask_losses(low_res_masks if first else low_res_masks[:, :1], target, focal_weight)
+    single = losses[:, 0].mean()
+    best = losses[:, 1:].min(1).values.mean() if first else torch.zeros_like(single)
+    with torch.no_grad():
+        true_iou = mask_iou(low_res_masks, target)
+    iou_error = (iou_predictions - true_iou).square()
+    iou_error = iou_error.mean() if first else iou_error[:, 0].mean()
+    return Losses(single + best + iou_error, single, best, iou_error, true_iou[:, 0])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sam_edge.errors import CheckpointError
+from sam_edge.train.loop import TrainConfig, learning_rate, train
+from tests.sa1b import write_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("data") / "examples")
+
+
+def tiny(folder: Path, steps: int = 4) -> TrainConfig:
+    return TrainConfig(
+        data=(str(folder),), image_size=64, steps=steps, photos_per_step=2, objects_per_photo=2, warmup_steps=1,
+        held_out_photos=0, correction_shares=(0.0, 1.0),
+    )  # fmt: skip
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    whole = load_file(train(tiny(folder), tmp_path / "whole", workers=0, validate_every=100))
+
+    script = (
+        "from pathlib import Path\nfrom sam_edge.train.loop import train\nfrom tests.train.test_loop import tiny\n"
+        "def report(f):\n    print(f['step'], flush=True)\n    import time; time.sleep(1.5)\n"
+        f"data, out = Path({str(folder)!r}), Path({str(tmp_path / 'killed')!r})\n"
+        "train(tiny(data), out, workers=0, save_every_s=0, report=report)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "1"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
+    assert 1 <= state["step"] < 4
+
+    resumed = load_file(train(tiny(folder), tmp_path / "killed", workers=0, validate_every=100))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_training_lowers_the_loss_and_writes_log_and_checkpoint(folder: Path, tmp_path: Path) -> None:
+    config = replace(tiny(folder, steps=30), lr=1e-3, correction_shares=(1.0,))
+    path = train(config, tmp_path, workers=0, validate_every=100)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    first, last = (sum(line["loss"] for line in part) / 8 for part in (lines[:8], lines[-8:]))
+    assert last < first
+    assert path.exists() and list(tmp_path.glob("events.*"))
+
+
+def test_another_configuration_does_not_continue_a_run_and_says_what_differs(folder: Path, tmp_path: Path) -> None:
+    train(tiny(folder, steps=1), tmp_path, workers=0, validate_every=100)
+    with pytest.raises(CheckpointError, match=r"lr: was 0.0006, now 0.1"):
+        train(replace(tiny(folder, steps=1), lr=0.1), tmp_path, workers=0)
+
+
+def test_a_corrupt_state_is_an_error_and_not_a_fresh_start(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"\x80\x04garbage")
+    with pytest.raises(CheckpointError, match="not a training state"):
+        train(tiny(folder), tmp_path, workers=0)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_share() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=10, lr=1.0, final_lr_share=0.25)
+    rates = [learning_rate(config, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) <= 1.0
+    assert rates[-1] == pytest.approx(0.25, abs=1e-3)
+    assert rates[20:] == sorted(rates[20:], reverse=True)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import torch
+
+from sam_edge.train.losses import mask_iou, mask_losses, prompt_losses
+
+BATCH, SIDE = 3, 16
+
+
+def target() -> torch.Tensor:
+    mask = torch.zeros(BATCH, 1, SIDE, SIDE)
+    mask[:, :, 4:12, 4:12] = 1
+    return mask
+
+
+def logits_of(mask: torch.Tensor, sure: float = 20.0) -> torch.Tensor:
+    return (mask * 2 - 1) * sure
+
+
+def test_a_perfect_mask_costs_nothing_and_a_wrong_one_much() -> None:
+    right = mask_losses(logits_of(target()), target(), 20.0)
+    wrong = mask_losses(logits_of(1 - target()), target(), 20.0)
+    assert right.max() < 1e-3
+    assert wrong.min() > 10
+
+
+def test_a_soft_target_is_best_met_by_its_own_logit() -> None:
+    soft = torch.full((1, 1, SIDE, SIDE), 0.3)
+    losses = [
+        mask_losses(torch.full_like(soft, x), soft, 1.0).item()
+        for x in (-3.0, torch.logit(torch.tensor(0.3)).item(), 3.0)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_iou_counts_two_empty_masks_as_equal_and_one_empty_mask_as_wrong() -> None:
+    empty = torch.zeros(1, 1, SIDE, SIDE)
+    some = target()[:1]
+    assert mask_iou(logits_of(empty), empty).item() == 1
+    assert mask_iou(logits_of(empty), some).item() == 0
+    assert mask_iou(logits_of(some), some).item() == 1
+
+
+def test_only_the_best_alternative_is_taught() -> None:
+    masks = torch.zeros(BATCH, 4, SIDE, SIDE) - 1
+    masks[:, 2] = logits_of(target())[:, 0] * 0.05  # the second alternative is the closest
+    masks.requires_grad_()
+    losses = prompt_losses(masks, torch.zeros(BATCH, 4), target(), first=True)
+    (gradient,) = torch.autograd.grad(losses.best, masks)
+    assert gradient[:, 2].abs().sum() > 0
+    assert gradient[:, [0, 1, 3]].abs().sum() == 0
+
+
+def test_a_correction_teaches_the_single_mask_alone() -> None:
+    masks = torch.randn(BATCH, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    iou = torch.rand(BATCH, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    losses = prompt_losses(masks, iou, target(), first=False)
+    mask_gradient, iou_gradient = torch.autograd.grad(losses.total, (masks, iou))
+    assert mask_gradient[:, 1:].abs().sum() == 0 and mask_gradient[:, 0].abs().sum() > 0
+    assert iou_gradient[:, 1:].abs().sum() == 0 and iou_gradient[:, 0].abs().sum() > 0
