@@ -1,0 +1,47 @@
+"""Progress on standard error; nothing of it reaches standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["TrainingReport", "training_progress"]
+
+SHOWN = {"loss": "loss", "box_iou": "box IoU", "click_iou": "click IoU", "held_out_box_miou": "held-out box"}
+SHOWN |= {"held_out_click_miou": "held-out click"}
+SMOOTHING = 0.98
+
+
+class TrainingReport:
+    """Called with a step's figures; draws their running means and keeps the newest of each in `last`."""
+
+    def __init__(self, progress: Any, task: Any) -> None:
+        self.progress, self.task = progress, task
+        self.last: dict[str, Any] = {}
+        self._means: dict[str, float] = {}
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        self.progress.start()  # not before: an error in the data is a line of its own
+        self.last |= figures
+        for name in SHOWN.keys() & figures.keys():
+            smooth = 0.0 if name.startswith("held_out") else SMOOTHING
+            mean = self._means.get(name, figures[name])
+            self._means[name] = smooth * mean + (1 - smooth) * figures[name]
+        text = "  ".join(f"{label} {self._means[name]:.3f}" for name, label in SHOWN.items() if name in self._means)
+        self.progress.update(self.task, completed=figures["step"], description=text)
+
+
+@contextmanager
+def training_progress(steps: int, visible: bool = True) -> Iterator[TrainingReport]:
+    """A bar with running loss and IoU and the time that is left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), disable=not visible)
+    try:
+        yield TrainingReport(progress, progress.add_task("training", total=steps))
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -1,0 +1,99 @@
+"""`sam-edge train`: from SA-1B tars and folders to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  sam-edge train photos/ --init weights/nano.safetensors --size 512 --steps 2000 -o runs/mine
+  torchrun --nproc-per-node 2 -m sam_edge train photos/ -o runs/mine --steps 4000
+"""
+
+
+@click.command("train", epilog=EPILOG, short_help="Train a model from photos with masks.")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
+@click.option("--model", default="nano", metavar="NAME", help="Configuration to train.  [default: nano]")
+@click.option("--init", default="", metavar="FILE", help="Checkpoint to start from; without it, random weights.")
+@click.option("--size", "image_size", default=256, show_default=True, metavar="PX", help="Input side in pixels.")
+@click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps.")
+@click.option("--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all.")
+@click.option(
+    "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
+)
+@click.option("--lr", default=6e-4, show_default=True, help="Largest learning rate.")
+@click.option("--final-lr-share", default=0.0, show_default=True, help="Learning rate at the end, as a share of --lr.")
+@click.option("--warmup", "warmup_steps", default=100, show_default=True, metavar="N", help="Steps of rising rate.")
+@click.option(
+    "--trunk-lr-scale", default=0.15, show_default=True, help="The pretrained trunk's share of the learning rate."
+)
+@click.option(
+    "--frozen-blocks", default=5, show_default=True, metavar="N", help="First blocks of the trunk left fixed."
+)
+@click.option("--ema", "ema_decay", default=0.998, show_default=True, help="Decay of the averaged weights.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME=WEIGHT", help="How often a source's photos are drawn."
+)
+@click.option("--whole-photos", "whole_photo_share", default=0.35, show_default=True, help="Share of uncropped photos.")
+@click.option("--max-zoom", default=2.4, show_default=True, help="Smallest window: the longest side divided by this.")
+@click.option("--click-share", default=0.42, show_default=True, help="Share of first prompts that are one click.")
+@click.option("--centre-clicks", default=0.5, show_default=True, help="Share of clicks at the innermost pixel.")
+@click.option("--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For the running mIoU.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process.")
+@click.option("--validate-every", default=500, show_default=True, metavar="N", help="Steps between two running mIoUs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the last figures as JSON.")
+def command(
+    data: tuple[Path, ...],
+    out: Path,
+    sources: tuple[str, ...],
+    whole_photo_share: float,
+    max_zoom: float,
+    click_share: float,
+    centre_clicks: float,
+    workers: int,
+    validate_every: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train on DATA (folders and tars in SA-1B's format); killed at any moment, the same command continues."""
+    from sam_edge.cli.progress import training_progress
+    from sam_edge.train.data import AugmentConfig
+    from sam_edge.train.loop import TrainConfig, train
+    from sam_edge.train.prompting import PromptMix
+
+    config = TrainConfig(
+        data=tuple(str(path) for path in data),
+        source_weights=dict(_weight(source) for source in sources),
+        augment=AugmentConfig(whole_photo_share=whole_photo_share, max_zoom=max_zoom),
+        mix=PromptMix().with_click_share(click_share, centre_clicks),
+        **options,
+    )
+    main_process = os.environ.get("RANK", "0") == "0"
+    with training_progress(config.steps, visible=main_process) as report:
+        path = train(config, out, workers=workers, validate_every=validate_every, report=report)
+    last = report.last
+    if not main_process:
+        return
+    if as_json:
+        click.echo(json.dumps({"checkpoint": str(path), **last}))
+    else:
+        box, on_click = last.get("held_out_box_miou"), last.get("held_out_click_miou")
+        held_out = "" if box is None else f": held-out mIoU box {box:.3f}, click {on_click:.3f}"
+        click.echo(f"wrote {path}{held_out}")
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}; expected NAME=WEIGHT, as in coco=0.4", param_hint="--source") from None

@@ -1,0 +1,77 @@
+"""`sam-edge eval` on a real data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sam_edge.cli import main
+from tests.cli.command_line import run
+from tests.sa1b import OUTLINES, write_set, write_tar
+
+
+def test_the_table_is_on_standard_output_and_nothing_else(small_model: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    done = run("eval", "set", "--model", small_model, "--kinds", "box,click", "--limit", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "small on onnx: set, 2 photos (the first 2 by name of 3), 6 objects"
+    for row in ("box", "click", "click-multi", "click-oracle", "free: ellipse in box", "free: disc at click"):
+        assert any(line.startswith(f"| {row} ") for line in lines), row
+
+
+def test_the_record_says_what_was_measured_on_what(small_model: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    done = run(
+        "eval", "set", "--model", small_model, "--kinds", "box,noc", "--json", "--pictures", "sheets", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert next(iter(record)) == "schema"
+    assert (record["schema"], record["protocol_version"]) == ("sam-edge/eval/1", 1)
+    assert record["command"].startswith("sam-edge eval set --model ")
+    manifest = json.loads((small_model / "manifest.json").read_text())
+    hashes = {file["name"]: file["sha256"] for file in record["model"]["files"]}
+    assert hashes["decoder.onnx"] == manifest["files"]["decoder.onnx"]["sha256"]
+    objects = sum(len(outlines) for outlines in OUTLINES.values())
+    assert record["data"]["objects_evaluated"] == record["kinds"]["box"]["objects"] == objects
+    assert len(record["data"]["sha256"]) == 64
+    assert record["noc"]["limit_clicks"] == 20
+    assert "predicted_iou" not in record, "it is defined over box and click"
+    assert (tmp_path / "sheets" / "box.png").stat().st_size > 10_000
+
+
+def test_results_repeat(small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_set(tmp_path / "set")
+    tar = write_tar(tmp_path / "set.tar", folder)
+    arguments = ["--model", str(small_model), "--kinds", "box-jitter,click3", "--no-baselines", "--json"]
+    kinds = []
+    for data in (folder, folder, tar):
+        assert main(["eval", str(data), *arguments]) == 0
+        kinds.append(json.loads(capsys.readouterr().out)["kinds"])
+    assert kinds[0] == kinds[1]
+    assert kinds[0]["click3"]["miou_percent"] == kinds[2]["click3"]["miou_percent"]
+
+
+def test_the_shipped_model_beats_the_ellipse_on_the_bundled_photos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_set(tmp_path / "set")
+    assert main(["eval", str(folder), "--kinds", "box", "--json"]) == 0
+    kinds = json.loads(capsys.readouterr().out)["kinds"]
+    assert kinds["box"]["miou_percent"] > kinds["ellipse in box"]["miou_percent"]
+
+
+def test_an_unknown_kind_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(tmp_path), "--kinds", "box,lasso"]) == 2
+    assert "lasso" in capsys.readouterr().err
+
+
+def test_kinds_and_the_protocols_are_the_same() -> None:
+    from sam_edge.cli import eval as command
+    from sam_edge.evaluate import protocol
+
+    assert command.KIND_NAMES == protocol.KINDS
+    assert command.DEFAULT_KINDS == protocol.DEFAULT_KINDS

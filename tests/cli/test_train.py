@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.command_line import assert_one_line_error, run
+from tests.sa1b import write_set
+
+
+def test_a_model_is_trained_from_a_folder_and_the_run_is_continued(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "photos")
+    options = ("--size", 64, "--photos", 1, "--objects", 2, "--held-out", 1, "--workers", 0, "-o", "run", "--json")
+    first = run("train", folder, "--steps", 2, *options, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    report = json.loads(first.stdout)
+    assert report["step"] == 2 and 0 <= report["held_out_box_miou"] <= 1
+    assert (tmp_path / report["checkpoint"]).exists()
+
+    again = run("train", folder, "--steps", 2, *options, cwd=tmp_path)  # nothing is left to do
+    assert again.returncode == 0, again.stderr
+    assert_one_line_error(run("train", folder, "--steps", 3, *options, cwd=tmp_path), "steps: was 2, now 3")
+
+
+def test_a_folder_without_photos_and_an_unknown_model_are_named(tmp_path: Path) -> None:
+    assert_one_line_error(run("train", tmp_path, "-o", "run", cwd=tmp_path), str(tmp_path), "NAME.jpg beside NAME.json")
+    folder = write_set(tmp_path / "photos")
+    done = run("train", folder, "-o", "run", "--model", "vit_x", "--held-out", 0, cwd=tmp_path)
+    assert_one_line_error(done, "vit_x", "nano")
+
+
+def test_a_weight_that_is_no_number_is_wrong_usage(tmp_path: Path) -> None:
+    done = run("train", tmp_path, "-o", "run", "--source", "coco=much", cwd=tmp_path)
+    assert done.returncode == 2 and "coco=much" in done.stderr
