@@ -1,0 +1,123 @@
+"""Writes measured figures into README.md and MODEL_CARD.md, from records and nothing else.
+
+A page says where: `<!-- figures: quality cocoval -->` ... `<!-- end -->`. `python -m sam_edge.benchmarks.cards` fills
+the blocks from `benchmarks/results/`; a test holds that the pages are what this writes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sam_edge.artifact import record_quality
+from sam_edge.evaluate.report import tables
+from sam_edge.runtimes import ASSETS
+
+__all__ = ["quality", "render"]
+
+RESULTS = Path("benchmarks/results")
+PAGES = (Path("README.md"), Path("MODEL_CARD.md"))
+BLOCK = re.compile(r"(<!-- figures: (?P<what>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MEBIBYTE = 2**20
+
+
+def render(page: str, results: Path) -> str:
+    """The page with every block filled from the newest fitting record. Raises KeyError for a block without a record."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, _, argument = match["what"].partition(" ")
+        return f"{match[1]}{BLOCKS[name](argument, results)}\n{match[3]}"
+
+    return BLOCK.sub(fill, page)
+
+
+def _quality(data: str, results: Path) -> str:
+    record = _quality_record(data, results)
+    seen = record["data"]
+    head = f"`{_command(record['command'])}`: {seen['photos_evaluated']} photos, {seen['objects_evaluated']} objects."
+    return f"{head}\n\n{tables(record)}"
+
+
+def _summary(_: str, results: Path) -> str:
+    """The short table of README: what a click and a box give, beside what is free."""
+    lines = ["| data | box | click | click3 | free: ellipse in the box | free: GrabCut | free: disc at the click |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    for data in ("cocoval", "lvisval", "ecssd"):
+        record = _quality_record(data, results)
+        kinds = record["kinds"]
+        cells = [_interval(kinds[k]) for k in ("box", "click", "click3")]
+        cells += [f"{kinds[k]['miou_percent']:.1f}" for k in ("ellipse in box", "GrabCut from box", "disc at click")]
+        seen = record["data"]
+        head = f"{data}, {seen['photos_evaluated']} photos, {seen['objects_evaluated']} objects"
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(kind: dict[str, Any]) -> str:
+    return f"**{kind['miou_percent']:.1f}** [{kind['miou_low_percent']:.1f}, {kind['miou_high_percent']:.1f}]"
+
+
+def _latency(_: str, results: Path) -> str:
+    record = _records(results / "nano-latency.jsonl")[-1]
+    stages, machine, start = record["stages"], record["machine"], record["segment_cold_start"]
+    middle = sorted(record["everything_ms"])[len(record["everything_ms"]) // 2] / 1e3
+    rows = [
+        ("encode a photo (512 px)", stages["encode"]),
+        ("a click on it, decode to mask at photo size", stages["click"]),
+        ("photo's bytes to mask", stages["end_to_end"]),
+    ]
+    lines = ["| stage | p50 | p90 |", "|---|---:|---:|"]
+    lines += [f"| {name} | {stage['p50_ms']:.1f} ms | {stage['p90_ms']:.1f} ms |" for name, stage in rows]
+    lines.append(f"| everything mode, 32 x 32 points | {middle:.1f} s | |")
+    cold, peak = start["p50_ms"] / 1e3, start["peak_resident_bytes"] / MEBIBYTE
+    lines.append(f"| `sam-edge segment`, process start to written file | {cold:.2f} s | |")
+    lines.append(f"| peak memory of that process | {peak:.0f} MiB | |")
+    cpu = f"{machine['cpu']} ({', '.join(machine['cpu_flags'])}), {machine['cores_visible']} cores"
+    library = f"onnxruntime {machine['libraries']['onnxruntime']}, {record['threads']} threads"
+    return "\n".join([*lines, "", f"`{record['command']}` on {cpu}, {library}, a shared virtual machine."])
+
+
+def _quality_record(data: str, results: Path) -> dict[str, Any]:
+    fitting = [r for r in _records(results / "nano-quality.jsonl") if Path(r["data"]["paths"][0]).name == data]
+    if not fitting:
+        raise KeyError(f"no record for {data} in {results}")
+    return fitting[-1]
+
+
+def _command(command: str) -> str:
+    """Without where the data lay: pages name the set."""
+    return re.sub(r"\S*/(\w+val|ecssd)\b", r"DATA/\1", command)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+BLOCKS: dict[str, Callable[[str, Path], str]] = {"quality": _quality, "summary": _summary, "latency": _latency}
+
+
+def quality(results: Path) -> dict[str, float]:
+    """What a manifest says of the model: mIoU in percent by data set and prompt kind."""
+    return {
+        f"{data}_{kind}_miou_percent": round(_quality_record(data, results)["kinds"][kind]["miou_percent"], 1)
+        for data in ("cocoval", "ecssd")
+        for kind in ("box", "click")
+    }
+
+
+@click.command()
+def main() -> None:
+    """Fill README.md, MODEL_CARD.md and the shipped manifest; run from the checkout's root."""
+    record_quality(ASSETS / "nano", quality(RESULTS))
+    for page in PAGES:
+        page.write_text(render(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+        click.echo(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()
