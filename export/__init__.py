@@ -1,1 +1,1 @@
-
+"""Models as files for other runtimes, one module a target."""

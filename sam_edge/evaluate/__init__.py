@@ -1,1 +1,1 @@
-
+"""Mask quality by one protocol, without torch."""

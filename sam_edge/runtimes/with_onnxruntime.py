@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sam_edge.artifact import Artifact, open_artifact
-from sam_edge.contract import Embedding, Float32, ModelSpec, Prediction, PromptTensors
+from sam_edge.contract import PROMPT_INPUTS, Embedding, Float32, ModelSpec, Prediction, PromptTensors
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import contract_tensors
@@ -15,6 +17,9 @@ from sam_edge.runtimes.feeds import decoder_feeds, encoder_feeds
 __all__ = ["OnnxRuntime", "load"]
 
 TARGET, PRECISION = "onnx", "float32"
+# A larger batch goes through the decoder in parts whose tensors stay in the cache: with nano 8.6 ms of one core a
+# prompt, against 11.2 at 64 together, and a sixteenth of the memory.
+PROMPTS_A_RUN = 4
 ERRORS_ONLY = 3  # onnxruntime's severity: its warnings are about graphs, which a user cannot change
 
 
@@ -50,7 +55,14 @@ class OnnxRuntime:
 
     def decode(self, embedding: Embedding, prompts: PromptTensors) -> Prediction:
         feeds = decoder_feeds(self.spec, embedding, prompts)
-        low_res_masks, iou_predictions = self._decoder.run(None, feeds)
+        count = len(prompts.point_labels)
+        if count <= PROMPTS_A_RUN:
+            return Prediction(*self._decoder.run(None, feeds))
+        parts = []
+        for start in range(0, count, PROMPTS_A_RUN):
+            few = {name: feeds[name][start : start + PROMPTS_A_RUN] for name in PROMPT_INPUTS}
+            parts.append(self._decoder.run(None, feeds | few))
+        low_res_masks, iou_predictions = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
         return Prediction(low_res_masks, iou_predictions)
 
 

@@ -1,1 +1,1 @@
-
+"""Training: data, prompts, losses, the loop (extra `train`)."""

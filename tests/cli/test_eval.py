@@ -55,13 +55,16 @@ def test_results_repeat(small_model: Path, tmp_path: Path, capsys: pytest.Captur
     assert kinds[0]["click3"]["miou_percent"] == kinds[2]["click3"]["miou_percent"]
 
 
-def test_the_shipped_model_beats_the_ellipse_on_the_bundled_photos(
+def test_the_shipped_model_beats_what_needs_no_model_on_the_bundled_photos(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Not the ellipse: half of these nine objects are round, and were outlined as coarsely as an ellipse is."""
     folder = write_set(tmp_path / "set")
-    assert main(["eval", str(folder), "--kinds", "box", "--json"]) == 0
+    assert main(["eval", str(folder), "--kinds", "box,click", "--json"]) == 0
     kinds = json.loads(capsys.readouterr().out)["kinds"]
-    assert kinds["box"]["miou_percent"] > kinds["ellipse in box"]["miou_percent"]
+    assert kinds["box"]["miou_percent"] > kinds["filled box"]["miou_percent"] + 3
+    assert kinds["box"]["miou_percent"] > kinds["GrabCut from box"]["miou_percent"]
+    assert kinds["click"]["miou_percent"] > kinds["disc at click"]["miou_percent"]
 
 
 def test_an_unknown_kind_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder: Path, tm
     whole = load_file(train(tiny(folder), tmp_path / "whole", workers=0, validate_every=100))
 
     script = (
+        f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"  # the same count gives the same bits
         "from pathlib import Path\nfrom sam_edge.train.loop import train\nfrom tests.train.test_loop import tiny\n"
         "def report(f):\n    print(f['step'], flush=True)\n    import time; time.sleep(1.5)\n"
         f"data, out = Path({str(folder)!r}), Path({str(tmp_path / 'killed')!r})\n"
