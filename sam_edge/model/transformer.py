@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_edge.model.config import DecoderConfig
+from sam_edge.model.layers import MLPBlock
 
 __all__ = ["Attention", "TwoWayTransformer"]
 
@@ -40,18 +41,6 @@ class Attention(nn.Module):
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
 
 
-class MLPBlock(nn.Module):
-    """Two linear layers with a ReLU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden_dim)
-        self.lin2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(torch.relu(self.lin1(x)))  # type: ignore[no-any-return]
-
-
 class TwoWayAttentionBlock(nn.Module):
     """Tokens attend to themselves, then to the image; after an MLP the image attends to the tokens."""
 
@@ -63,7 +52,7 @@ class TwoWayAttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, heads, downsample)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLPBlock(dim, config.mlp_dim)
+        self.mlp = MLPBlock(dim, config.mlp_dim, torch.relu)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = Attention(dim, heads, downsample)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sam_edge.contract import EMBEDDING_STRIDE
 from sam_edge.model.config import ViTConfig
-from sam_edge.model.layers import LayerNorm2d
+from sam_edge.model.layers import LayerNorm2d, MLPBlock
 
 __all__ = ["ImageEncoderViT", "resize_positions"]
 
@@ -133,18 +133,6 @@ class Attention(nn.Module):
         )  # (n, heads, H * W, dim / heads)
 
 
-class MLPBlock(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden_dim)
-        self.lin2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))  # type: ignore[no-any-return]
-
-
 class Block(nn.Module):
     """A transformer block with the norms before attention and MLP."""
 
@@ -155,7 +143,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(dim, config.num_heads, grid_size, windowed)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = MLPBlock(dim, config.mlp_ratio * dim)
+        self.mlp = MLPBlock(dim, config.mlp_ratio * dim, F.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
