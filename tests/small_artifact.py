@@ -12,8 +12,9 @@ import onnx.parser
 
 from sam_edge.artifact import Artifact, write_artifact
 from sam_edge.contract import LABEL_EMPTY, LABEL_FOREGROUND, LABEL_PADDING, ModelSpec, PromptTensors
-from sam_edge.golden_vectors import GoldenPhoto, pack
+from sam_edge.golden_vectors import GoldenPhoto, pack, record
 from sam_edge.manifest import Manifest
+from sam_edge.runtimes import with_onnxruntime
 
 SPEC = ModelSpec("small", image_size=64, embedding_channels=4, high_res_channels=(2, 2))
 
@@ -119,3 +120,12 @@ def small_files(golden: tuple[GoldenPhoto, ...] = (), encoder: bytes | None = No
 def small_artifact(directory: Path, golden: tuple[GoldenPhoto, ...] = (), **changes: Any) -> Artifact:
     """Write it to `directory`."""
     return write_artifact(directory, small_manifest(**changes), small_files(golden))
+
+
+def whole_artifact(parent: Path) -> Path:
+    """A folder with two golden photos, which loads with all checks."""
+    small_artifact(parent / "draft")
+    runtime = with_onnxruntime.load(parent / "draft", 1, canary=False)
+    golden = tuple(record(runtime, small_photo(seed), small_prompts()) for seed in (1, 2))
+    small_artifact(parent / "small", golden)
+    return parent / "small"

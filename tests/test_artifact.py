@@ -35,18 +35,14 @@ from tests.small_artifact import (
     small_manifest,
     small_photo,
     small_prompts,
+    whole_artifact,
 )
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole artifact with two golden photos."""
-    folder = tmp_path_factory.mktemp("original")
-    small_artifact(folder / "draft")
-    runtime = with_onnxruntime.load(folder / "draft", 1, canary=False)
-    golden = tuple(record(runtime, small_photo(seed), small_prompts()) for seed in (1, 2))
-    small_artifact(folder / "small", golden)
-    return folder / "small"
+    return whole_artifact(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from sam_edge import runtimes
 from sam_edge.artifact import open_artifact, write_artifact
 from sam_edge.contract import LABEL_FOREGROUND, Embedding, PromptTensors
 from sam_edge.errors import ArtifactError, CheckpointError, ImageError, PromptError, RuntimeUnavailable
-from sam_edge.golden_vectors import record
 from sam_edge.runtimes import with_onnxruntime
 from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
 from tests.small_artifact import (
@@ -28,20 +27,14 @@ from tests.small_artifact import (
     small_files,
     small_graph,
     small_manifest,
-    small_photo,
-    small_prompts,
+    whole_artifact,
 )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole artifact with golden photos."""
-    parent = tmp_path_factory.mktemp("models")
-    small_artifact(parent / "draft")
-    draft = with_onnxruntime.load(parent / "draft", 1, canary=False)
-    golden = tuple(record(draft, small_photo(seed), small_prompts()) for seed in (1, 2))
-    small_artifact(parent / "small", golden)
-    return parent / "small"
+    return whole_artifact(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
