@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_edge.model.config import NanoEncoderConfig
+from sam_edge.model.depthwise import trained_depthwise
 
 __all__ = ["LITE0_BLOCKS", "NanoEncoder"]
 
@@ -62,7 +63,11 @@ class ScaledConv(nn.Module):
             before, after = (self.kernel - 2) // 2, (self.kernel - 1) // 2
             x = F.pad(x, (before, after, before, after))
             padding = 0
-        x = F.conv2d(x, self.weight * self.scale, self.bias, self.stride, padding, groups=self.groups)
+        weight = self.weight * self.scale
+        if self.groups > 1 and torch.is_grad_enabled():
+            x = trained_depthwise(x, weight, self.stride, padding) + self.bias.view(-1, 1, 1)
+        else:
+            x = F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
         return F.relu6(x) if self.relu6 else x
 
 
@@ -96,11 +101,17 @@ class EfficientNetLite0(nn.Module):
             channels = out_channels
         self.frozen_blocks = 0
 
-    def freeze(self, num_blocks: int) -> None:
-        """Fix the stem and the first blocks. While training they then run in bfloat16, three times faster on a CPU."""
+    def freeze(self, num_blocks: int, depthwise: bool = False) -> None:
+        """Fix the stem and the first blocks, and with `depthwise` every depthwise filter.
+
+        Fixed blocks run in bfloat16 while training, three times faster on a CPU. The gradient of depthwise filters
+        (4 % of the trunk's weights) is a third of a CPU's training step.
+        """
         self.frozen_blocks = num_blocks
         for part in [self.stem, *self.blocks[:num_blocks]] if num_blocks else []:
             part.requires_grad_(False)
+        for block in self.blocks if depthwise else []:
+            block.depthwise.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         taps: list[Tensor] = []

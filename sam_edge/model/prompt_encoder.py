@@ -29,7 +29,12 @@ class PositionEmbeddingRandom(nn.Module):
 
     def forward(self, coords: Tensor) -> Tensor:
         """coords (..., 2) in 0..1, x then y -> (..., 2 * num_features)."""
-        angles = (2 * math.pi) * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
+        centred = 2 * coords - 1
+        x, y = centred[..., :1], centred[..., 1:]
+        # Not a matrix product: mixed precision would round the coordinates of one to half precision, 2 px of 512.
+        angles = (2 * math.pi) * (
+            x * self.positional_encoding_gaussian_matrix[0] + y * self.positional_encoding_gaussian_matrix[1]
+        )
         return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
 
 

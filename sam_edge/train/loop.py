@@ -37,12 +37,15 @@ __all__ = ["TrainConfig", "train"]
 class TrainConfig:
     """Everything that decides a run's result; saved with it, and compared when it is resumed.
 
+    Photos are held out of `data` alone, so that `more_data` does not change which ones.
     `photos_per_step` counts all processes together. `source_weights` draws photos by source name (a source that is not
     named has weight 1). `trunk_lr_scale` applies to the pretrained trunk, whose first `frozen_blocks` are fixed.
+    Weights, averages and losses are float32 at either `precision` ("fp32", "bf16").
     """
 
     model: str = "nano"
     data: tuple[str, ...] = ()
+    more_data: tuple[str, ...] = ()
     init: str = ""
     image_size: int = 256
     steps: int = 4000
@@ -53,10 +56,13 @@ class TrainConfig:
     warmup_steps: int = 100
     trunk_lr_scale: float = 0.15
     frozen_blocks: int = 5
+    freeze_depthwise: bool = False
+    precision: str = "fp32"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     focal_weight: float = 20.0
+    near_weight: float = 0.0
     correction_shares: tuple[float, ...] = (0.6, 0.3, 0.1)
     source_weights: dict[str, float] = field(default_factory=dict)
     augment: AugmentConfig = AugmentConfig()
@@ -80,7 +86,9 @@ def train(
     and TensorBoard events. `report` gets a dict of figures a step. Raises DataError, CheckpointError.
     """
     accelerate = require("accelerate", extra="train")
-    accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    accelerator = accelerate.Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if config.precision == "bf16" else "no"
+    )
     run = _Run(config, out, accelerator)
     log = _Log(out, accelerator.is_main_process)
     last_save = time.monotonic()
@@ -107,17 +115,19 @@ class _Run:
         out.mkdir(parents=True, exist_ok=True)
         records = open_records(config.data)
         self.train_records, self.held_out = split_held_out(records, min(config.held_out_photos, len(records) // 3))
+        if config.more_data:
+            self.train_records = self.train_records + open_records(config.more_data)
         if not self.train_records:
             raise DataError(f"{', '.join(config.data)}: no photo left for training.")
         torch.manual_seed(config.seed)
         self.model = _starting_model(config)
         if isinstance(self.model.image_encoder, NanoEncoder):
-            self.model.image_encoder.trunk.freeze(config.frozen_blocks)
+            self.model.image_encoder.trunk.freeze(config.frozen_blocks, config.freeze_depthwise)
         self.average = {k: v.detach().clone().float() for k, v in self.model.state_dict().items()}
         self.optimizer = _optimizer(self.model, config)
         self.start_step, self.best = 0, -1.0
         self._resume()
-        step_module = TrainingStep(self.model, config.focal_weight).to(accelerator.device)
+        step_module = TrainingStep(self.model, config.focal_weight, config.near_weight).to(accelerator.device)
         self.average = {k: v.to(accelerator.device) for k, v in self.average.items()}
         self.wrapped, self.optimizer = accelerator.prepare(step_module, self.optimizer)
 

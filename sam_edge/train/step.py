@@ -28,10 +28,10 @@ def normalise(images: Tensor, inside: Tensor, model: Sam) -> Tensor:
 class TrainingStep(nn.Module):
     """`forward(batch, corrections)` -> losses summed over the rounds; a module, so that DDP can wrap it."""
 
-    def __init__(self, model: Sam, focal_weight: float) -> None:
+    def __init__(self, model: Sam, focal_weight: float, near_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.focal_weight = focal_weight
+        self.weights = (focal_weight, near_weight)
 
     def forward(self, batch: Batch, corrections: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the loss and figures for the log (floats)."""
@@ -44,12 +44,12 @@ class TrainingStep(nn.Module):
         prompt = (batch.point_coords, batch.point_labels, batch.mask_input, batch.has_mask_input)
         scale = self.model.mask_decoder.config.logit_scale
         low_res_masks, iou_predictions = self.model.decode(features, *prompt)
-        first = prompt_losses(low_res_masks / scale, iou_predictions, target, True, self.focal_weight)
+        first = prompt_losses(low_res_masks / scale, iou_predictions, target, True, *self.weights)
         total, rounds = first.total, [first]
         for _ in range(corrections):
-            prompt = _corrected(prompt, low_res_masks[:, :1].detach(), target)
+            prompt = _corrected(prompt, low_res_masks[:, :1].detach().float(), target)
             low_res_masks, iou_predictions = self.model.decode(features, *prompt)
-            rounds.append(prompt_losses(low_res_masks / scale, iou_predictions, target, False, self.focal_weight))
+            rounds.append(prompt_losses(low_res_masks / scale, iou_predictions, target, False, *self.weights))
             total = total + rounds[-1].total
         return total / len(rounds), _figures(rounds, batch.is_click)
 

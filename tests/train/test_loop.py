@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from sam_edge.errors import CheckpointError
-from sam_edge.train.loop import TrainConfig, learning_rate, train
+from sam_edge.train.loop import TrainConfig, _Run, learning_rate, train
 from tests.sa1b import write_set
 
 
@@ -59,6 +60,30 @@ def test_training_lowers_the_loss_and_writes_log_and_checkpoint(folder: Path, tm
     first, last = (sum(line["loss"] for line in part) / 8 for part in (lines[:8], lines[-8:]))
     assert last < first
     assert path.exists() and list(tmp_path.glob("events.*"))
+
+
+def test_half_precision_trains_the_same_float32_weights(folder: Path, tmp_path: Path) -> None:
+    config = replace(tiny(folder, steps=6), freeze_depthwise=True, near_weight=0.5)
+    full = load_file(train(config, tmp_path / "full", workers=0, validate_every=100))
+    half = load_file(train(replace(config, precision="bf16"), tmp_path / "half", workers=0, validate_every=100))
+    assert all(value.dtype == torch.float32 for value in half.values() if value.is_floating_point())
+    moved = [name for name in full if not torch.equal(full[name], half[name])]
+    assert moved and all(torch.allclose(full[name], half[name], atol=0.02) for name in full)
+    start = load_file(train(replace(config, steps=1, lr=0.0), tmp_path / "start", workers=0, validate_every=100))
+    fixed = "image_encoder.trunk.blocks.7.depthwise.weight"
+    assert torch.equal(full[fixed], start[fixed])
+
+
+def test_more_data_is_trained_on_and_never_held_out(folder: Path, tmp_path: Path) -> None:
+    from sam_edge.evaluate.dataset import open_records
+    from sam_edge.train.data import split_held_out
+
+    more = write_set(tmp_path / "more")
+    run = _Run(
+        replace(tiny(folder), held_out_photos=1, more_data=(str(more),)), tmp_path / "out", Accelerator(cpu=True)
+    )
+    assert [record.where for record in run.held_out] == [r.where for r in split_held_out(open_records([folder]), 1)[1]]
+    assert sum(str(more) in record.where for record in run.train_records) == 3
 
 
 def test_another_configuration_does_not_continue_a_run_and_says_what_differs(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from sam_edge.train.losses import mask_iou, mask_losses, prompt_losses
+from sam_edge.train.losses import mask_iou, mask_losses, prompt_losses, surroundings
 
 BATCH, SIDE = 3, 16
 
@@ -58,3 +58,23 @@ def test_a_correction_teaches_the_single_mask_alone() -> None:
     mask_gradient, iou_gradient = torch.autograd.grad(losses.total, (masks, iou))
     assert mask_gradient[:, 1:].abs().sum() == 0 and mask_gradient[:, 0].abs().sum() > 0
     assert iou_gradient[:, 1:].abs().sum() == 0 and iou_gradient[:, 0].abs().sum() > 0
+
+
+def test_the_surroundings_are_the_box_and_a_margin() -> None:
+    near = surroundings(target(), margin=0.25, least=1)  # rows and columns 4 to 11, 8 long: 3 cells more on each side
+    expected = torch.zeros(SIDE, SIDE)
+    expected[1:15, 1:15] = 1
+    assert torch.equal(near[0, 0], expected)
+    assert surroundings(torch.zeros(1, 1, SIDE, SIDE)).sum() == 0
+
+
+def test_the_loss_near_an_object_weighs_a_small_one_as_much_as_a_large_one() -> None:
+    def wrong_by_half(side: int) -> float:
+        mask = torch.zeros(1, 1, 64, 64)
+        mask[..., 8 : 8 + side, 8 : 8 + side] = 1
+        half = mask.clone()
+        half[..., 8 + side // 2 : 8 + side, :] = 0
+        with_near, without = (mask_losses(logits_of(half, 4.0), mask, 20.0, weight) for weight in (1.0, 0.0))
+        return float(with_near - without)
+
+    assert 0.4 < wrong_by_half(8) / wrong_by_half(32) < 1.5
