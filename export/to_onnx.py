@@ -14,7 +14,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -34,30 +33,52 @@ from sam_edge.contract import (
     PROMPT_INPUTS,
 )
 from sam_edge.errors import ExportError, require
-from sam_edge.files import write_bytes_atomically
+from sam_edge.export.onnx_quantization import quantize_dynamic, quantize_static, quantize_weights
+from sam_edge.export.plan import Exported, Plan
+from sam_edge.export.units import unit_weights
 from sam_edge.manifest import POINTS, PROMPTS, contract_tensors
 from sam_edge.model.nano import ScaledConv
 from sam_edge.model.sam import Sam
 from sam_edge.onnx_check import read_onnx_structure
 
-__all__ = ["DECODER_NAME", "ENCODER_NAME", "OPSET", "Weights", "export", "exported_values", "to_onnx_bytes"]
+__all__ = [
+    "DECODER_NAME",
+    "ENCODER_NAME",
+    "OPSET",
+    "PRECISIONS",
+    "Weights",
+    "export",
+    "exported_values",
+    "to_onnx_bytes",
+]
 
 Weights: TypeAlias = Literal["float16", "float32"]
 
 ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
+TOOLS = ("onnx", "onnxscript", "onnxslim", "onnxruntime")
 OPSET = 20
 OPSETS = range(18, 23)  # tried; below 18 the exporter says nothing and writes 18
 MIN_ELEMENTS = 256  # smaller tensors stay float32: biases, norms, tokens, the position encoding's matrix
 MAX_PROMPTS, MAX_POINTS = 4096, 256  # bounds for torch.export, which needs some; the files themselves have none
 
 
-def export(model: Sam, directory: str | Path, *, weights: Weights = "float16", opset: int = OPSET) -> list[Path]:
-    """Write encoder.onnx and decoder.onnx into an existing folder. Raises ExportError, OutputError."""
-    paths = []
-    for name, data in to_onnx_bytes(model, weights=weights, opset=opset).items():
-        paths.append(Path(directory) / name)
-        write_bytes_atomically(paths[-1], data)
-    return paths
+def export(model: Sam, plan: Plan) -> Exported:
+    """See `plan.py`. int8 is the encoder's: convolutions and matrix products with their activations; the decoder then
+    is stored as float16. Raises ExportError."""
+    precision, kept = plan.recipe.precision, plan.recipe.float_units
+    if precision in ("fp32", "fp16"):
+        return Exported(to_onnx_bytes(model, weights="float16" if precision == "fp16" else "float32"), tools=TOOLS)
+    files = to_onnx_bytes(model, weights="float32")
+    encoder, decoder = files[ENCODER_NAME], files[DECODER_NAME]
+    if precision == "int8":
+        encoder = quantize_static(encoder, plan.calibration, unit_weights(model), kept)
+        decoder = to_onnx_bytes(model, weights="float16")[DECODER_NAME]
+    elif precision == "int8-dynamic":
+        encoder, decoder = quantize_dynamic(encoder), quantize_dynamic(decoder)
+    else:
+        encoder, decoder = quantize_weights(encoder, unit_weights(model), kept), quantize_weights(decoder, {}, ())
+    return Exported({ENCODER_NAME: encoder, DECODER_NAME: decoder}, tools=TOOLS)
 
 
 def to_onnx_bytes(model: Sam, *, weights: Weights = "float16", opset: int = OPSET) -> dict[str, bytes]:

@@ -1,13 +1,13 @@
 """Artifact folders: a model's files, what they are, and the proof that they are whole.
 
     manifest.json                what the model is, see manifest.py
-    encoder.onnx, decoder.onnx   the two graphs of the contract
+    encoder.onnx, decoder.onnx   the two graphs of the contract, in the target's format
     golden.npz                   photos and the reference's results, see golden_vectors.py
-    certificate.json             reserved for the export's certificate
+    certificate.json             what the export measured of its masks
 
 `open_artifact` checks the manifest; every file is checked as it is read (a regular file inside the folder, of the
-manifest's size and hash, and for a graph the structure of `onnx_check.py` and the contract's tensors), and the checked
-bytes themselves are what a runtime gets.
+manifest's size and hash; the graphs' structure and tensors by `structures.py`), and the checked bytes themselves are
+what a runtime gets.
 """
 
 from __future__ import annotations
@@ -21,13 +21,23 @@ from sam_edge import golden_vectors, manifest_json
 from sam_edge.errors import ArtifactError, ExportError
 from sam_edge.files import atomic_folder, write_bytes_atomically
 from sam_edge.golden_vectors import GoldenPhoto
-from sam_edge.manifest import FileEntry, Graph, JsonDict, Manifest
-from sam_edge.onnx_check import OnnxStructure, read_onnx_structure
+from sam_edge.manifest import FileEntry, JsonDict, Manifest
+from sam_edge.structures import describe
 
-__all__ = ["GOLDEN_NAME", "MANIFEST_NAME", "Artifact", "open_artifact", "record_quality", "write_artifact"]
+__all__ = [
+    "CERTIFICATE_NAME",
+    "GOLDEN_NAME",
+    "MANIFEST_NAME",
+    "Artifact",
+    "open_artifact",
+    "record_quality",
+    "write_artifact",
+]
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.npz"
+CERTIFICATE_NAME = "certificate.json"
+SIDE_FILES = (GOLDEN_NAME, CERTIFICATE_NAME)  # the rest of a folder's files are the model
 
 
 @dataclass(frozen=True)
@@ -42,16 +52,18 @@ class Artifact:
         """Of all files the manifest lists."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
-    def read_graph(self, name: str) -> bytes:
-        """The bytes of "encoder" or "decoder", checked. Raises ArtifactError."""
-        graph = self.manifest.graphs[name]
-        data = self.read_file(graph.file)
-        found = _described(graph.file, read_onnx_structure(data, graph.file))
-        if found != graph:
+    def read_graphs(self) -> dict[str, bytes]:
+        """File name -> bytes of every file of the model, checked. Raises ArtifactError."""
+        files = {name: self.read_file(name) for name in self.manifest.files if name not in SIDE_FILES}
+        if describe(self.manifest.target, files) != self.manifest.graphs:
             raise ArtifactError(
-                f"{self.directory / graph.file} has other tensors or operators than its manifest says. {_AGAIN}"
+                f"{self.directory} has graphs with other tensors or operators than its manifest says. {_AGAIN}"
             )
-        return data
+        return files
+
+    def read_graph(self, name: str) -> bytes:
+        """The bytes of the file of "encoder" or "decoder", checked with all the others. Raises ArtifactError."""
+        return self.read_graphs()[self.manifest.graphs[name].file]
 
     def read_golden(self) -> tuple[GoldenPhoto, ...]:
         """The golden photos, checked. Raises ArtifactError."""
@@ -63,6 +75,9 @@ class Artifact:
         if name not in self.manifest.files:
             raise ArtifactError(f"{path} is not among the manifest's files. {_AGAIN}")
         entry = self.manifest.files[name]
+        for parent in Path(name).parents:
+            if (self.directory / parent).is_symlink() and parent != Path():
+                raise ArtifactError(f"{self.directory / parent} is a link, expected a folder. {_AGAIN}")
         data = _read_regular_file(path, entry.bytes)
         got = hashlib.sha256(data).hexdigest()
         if len(data) != entry.bytes or got != entry.sha256:
@@ -94,11 +109,10 @@ def write_artifact(
     has its name, and may raise: then nothing is written. Raises ExportError for graphs that this package would not
     load, OutputError where the folder cannot be written.
     """
-    graphs = {Path(name).stem: name for name in files if name.endswith(".onnx")}
     try:
         manifest = replace(
             manifest,
-            graphs={stem: _described(name, read_onnx_structure(files[name], name)) for stem, name in graphs.items()},
+            graphs=describe(manifest.target, {name: data for name, data in files.items() if name not in SIDE_FILES}),
             files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         )
         text = manifest_json.to_json(manifest)
@@ -107,6 +121,7 @@ def write_artifact(
         raise ExportError(f"{manifest.name} cannot be written as an artifact: {error}") from error
     with atomic_folder(directory, marker=MANIFEST_NAME) as draft:
         for name, data in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_bytes(data)
         (draft / MANIFEST_NAME).write_text(text, encoding="utf-8")
         if check is not None:
@@ -122,11 +137,6 @@ def record_quality(directory: str | Path, quality: JsonDict) -> Manifest:
     manifest_json.from_json(text)
     write_bytes_atomically(artifact.directory / MANIFEST_NAME, text.encode())
     return manifest
-
-
-def _described(file_name: str, structure: OnnxStructure) -> Graph:
-    counts = dict(sorted(structure.op_counts.items()))
-    return Graph(file_name, tuple(structure.inputs), tuple(structure.outputs), counts)
 
 
 def _read_regular_file(path: Path, max_bytes: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,16 +20,24 @@ from numpy.typing import NDArray
 from sam_edge.contract import MASK_THRESHOLD, Embedding, Float32, ModelSpec, PromptTensors, Runtime
 from sam_edge.errors import ArtifactError
 from sam_edge.image import Photo, preprocess
+from sam_edge.manifest import EMBEDDING_TOLERANCE
 from sam_edge.masks import upscale_logits
 
-__all__ = ["GoldenDifference", "GoldenPhoto", "check_embeddings", "compare", "pack", "record", "unpack"]
+__all__ = [
+    "GoldenDifference",
+    "GoldenPhoto",
+    "check_embeddings",
+    "compare",
+    "embedding_difference",
+    "pack",
+    "record",
+    "unpack",
+]
 
 NUM_VALUES = 512  # of each encoder output
 VALUE_STEP = 1_000_003  # prime, so that the samples wander over all channels and rows
 LOGIT_STEP = 4  # every fourth row and column
 MAX_UNPACKED_BYTES = 1 << 26
-# Of the stored embedding's standard deviation. Summation order moves it by 1e-6, half precision by 1e-3 and more.
-EMBEDDING_TOLERANCE = 5e-4
 MIN_CHANGE = 0.05  # how far, in the same unit, two photos' embeddings must lie apart at least
 
 
@@ -82,30 +91,42 @@ def compare(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> GoldenDifferen
     return GoldenDifference(worst[0], worst[1], worst[2], float(np.min(mask_iou)))
 
 
-def check_embeddings(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> None:
+def embedding_difference(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> float:
+    """The largest difference of an encoder output to its stored values, in standard deviations of those; or NaN."""
+    return max((difference for _, difference, _ in _differences(runtime, golden)), key=lambda x: (x != x, x))
+
+
+def check_embeddings(
+    runtime: Runtime, golden: tuple[GoldenPhoto, ...], tolerance: float = EMBEDDING_TOLERANCE
+) -> None:
     """The canary: embeddings must be the stored ones, and must differ between photos. Raises ArtifactError.
 
-    Constant or NaN embeddings on a device that computes in half precision are the commonest silent failure of exported
-    models. Costs one encode a photo.
+    tolerance: in standard deviations of the stored values. Constant or NaN embeddings on a device that computes in half
+    precision are the commonest silent failure of exported models. Costs one encode a photo.
     """
     seen = []
-    for index, expected in enumerate(golden):
-        got = _sample(runtime.encode(preprocess(expected.image, runtime.spec)[0]))
-        for ours, stored in zip(got, expected.embedding_values, strict=True):
-            scale = float(stored.std())
-            difference = _largest(ours, stored)
-            if not difference <= EMBEDDING_TOLERANCE * scale:  # this way round, NaN fails too
-                raise ArtifactError(
-                    f"{runtime.spec.name} computes other embeddings here than where it was exported: on golden photo "
-                    f"{index} they differ by {difference:.2g}, expected at most {EMBEDDING_TOLERANCE * scale:.2g}. "
-                    "Update the runtime's library, or use another runtime."
-                )
-        seen.append(got[0])
+    for index, difference, values in _differences(runtime, golden):
+        if not difference <= tolerance:  # this way round, NaN fails too
+            raise ArtifactError(
+                f"{runtime.spec.name} computes other embeddings here than where it was exported: on golden photo "
+                f"{index} they differ by {difference:.2g} standard deviations, expected at most {tolerance:.2g}. "
+                "Update the runtime's library, or use another runtime."
+            )
+        seen.append(values)
     changes = [_largest(a, b) / float(a.std() + 1e-30) for a, b in pairwise(seen)]
     if not changes or not min(changes) >= MIN_CHANGE:
         raise ArtifactError(
             f"{runtime.spec.name} gives the same embedding for different photos: it does not see them. Export it again."
         )
+
+
+def _differences(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> Iterator[tuple[int, float, Float32]]:
+    """(photo, largest difference of any encoder output, values of the first output) for each golden photo."""
+    for index, expected in enumerate(golden):
+        got = _sample(runtime.encode(preprocess(expected.image, runtime.spec)[0]))
+        pairs = zip(got, expected.embedding_values, strict=True)
+        relative = [_largest(ours, stored) / float(stored.std() + 1e-30) for ours, stored in pairs]
+        yield index, float(np.max(relative)), got[0]
 
 
 def pack(golden: tuple[GoldenPhoto, ...]) -> bytes:

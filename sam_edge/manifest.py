@@ -8,10 +8,26 @@ from typing import Any, TypeAlias
 from sam_edge import contract
 from sam_edge.contract import ModelSpec
 
-__all__ = ["PREPROCESSING", "SCHEMA", "FileEntry", "Graph", "JsonDict", "Manifest", "Tensor", "contract_tensors"]
+__all__ = [
+    "EMBEDDING_TOLERANCE",
+    "POINTS",
+    "PREPROCESSING",
+    "PROMPTS",
+    "SCHEMA",
+    "FileEntry",
+    "Graph",
+    "JsonDict",
+    "Manifest",
+    "Tensor",
+    "contract_tensors",
+]
 
-SCHEMA = 1
+SCHEMA = 2
 PROMPTS, POINTS = "prompts", "points"  # names of the dynamic sizes B and N, as graphs declare them
+
+# Of the stored embedding's standard deviation, float32 on both sides. The order of sums moves it by 1e-6, half
+# precision by 1e-3 and more.
+EMBEDDING_TOLERANCE = 5e-4
 
 # In words for people; the numbers are in the spec and the arithmetic in image.py. A graph that expects anything else
 # needs another schema, so a loader compares this text.
@@ -51,8 +67,14 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`config` is the model's configuration as plain data. `precision` is what a runtime computes in, `weights_stored`
-    what the file holds. `quality` holds measured figures (`box_miou`, ...), empty until they are measured."""
+    """`config` is the model's configuration as plain data.
+
+    `precision` is what a runtime computes in, `weights_stored` what the file holds, `recipe` how it was made
+    (quantize/recipe.py). `fixed_sizes`: the numbers of prompts and of points that the decoder's file takes, where its
+    format fixes them ({"prompts": [1, 16], "points": [8]}); empty where they are free. `embedding_tolerance`: how far
+    the encoder's outputs may lie from the golden ones at load, in standard deviations of those. `quality` holds
+    measured figures (`box_miou`, ...), empty until they are measured.
+    """
 
     name: str
     spec: ModelSpec
@@ -69,6 +91,8 @@ class Manifest:
     licence: str
     training_data: str
     command: str
+    fixed_sizes: dict[str, list[int]] = field(default_factory=dict)
+    embedding_tolerance: float = EMBEDDING_TOLERANCE
     quality: JsonDict = field(default_factory=dict)
 
 

@@ -13,7 +13,18 @@ from typing import Any, NoReturn, TypeVar
 
 from sam_edge.contract import EMBEDDING_STRIDE, HIGH_RES_FEATURES, ModelSpec
 from sam_edge.errors import ArtifactError
-from sam_edge.manifest import PREPROCESSING, SCHEMA, FileEntry, Graph, Manifest, Tensor, contract_tensors
+from sam_edge.manifest import (
+    POINTS,
+    PREPROCESSING,
+    PROMPTS,
+    SCHEMA,
+    FileEntry,
+    Graph,
+    JsonDict,
+    Manifest,
+    Tensor,
+    contract_tensors,
+)
 
 __all__ = ["from_json", "to_json"]
 
@@ -22,6 +33,9 @@ MAX_FILE_BYTES = (1 << 31) - 1  # of a model file; protobuf's own limit for a me
 MAX_PARAMETERS = 1 << 40
 MAX_IMAGE_SIZE = 4096  # pixels; SAM has 1024
 MAX_CHANNELS = 4096
+MAX_FIXED = 4096  # prompts or points of a file with fixed sizes
+MAX_TOLERANCE = 20.0  # standard deviations; anything past it is no tolerance
+MAX_DEPTH = 5  # names in a file's path
 MAX_GREY_LEVEL = 1e6  # of pixel_mean and pixel_std, so that no normalised value overflows
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -58,11 +72,13 @@ def from_json(text: str | bytes) -> Manifest:
         weights_stored=top.take("weights_stored", str),
         recipe=top.take("recipe", dict),
         graphs={key: _graph(graph) for key, graph in top.objects("graphs").items()},
-        files={_plain_name(key, "files"): _file(entry) for key, entry in top.objects("files").items()},
+        files={_inner_path(key, "files"): _file(entry) for key, entry in top.objects("files").items()},
         tool_versions=top.dict_of("tool_versions", str),
         licence=top.take("licence", str),
         training_data=top.take("training_data", str),
         command=top.take("command", str),
+        fixed_sizes=_fixed_sizes(top.take("fixed_sizes", dict)),
+        embedding_tolerance=_tolerance(top.take("embedding_tolerance", float)),
         quality=top.take("quality", dict),
     )
     top.done()
@@ -159,6 +175,22 @@ def _spec(data: _Object) -> ModelSpec:
     return spec
 
 
+def _fixed_sizes(data: JsonDict) -> dict[str, list[int]]:
+    if data and set(data) != {PROMPTS, POINTS}:
+        _refuse(f"fixed_sizes names {sorted(data)}, expected {POINTS} and {PROMPTS}, or nothing")
+    for name, sizes in data.items():
+        whole = isinstance(sizes, list) and all(type(size) is int and 1 <= size <= MAX_FIXED for size in sizes)
+        if not (whole and sizes and sizes == sorted(set(sizes))):
+            _refuse(f"fixed_sizes.{name} is {sizes!r:.60}, expected rising numbers of 1 to {MAX_FIXED}")
+    return data
+
+
+def _tolerance(value: float) -> float:
+    if not 0 < value <= MAX_TOLERANCE:
+        _refuse(f"embedding_tolerance is {value!r:.30}, expected more than 0 and at most {MAX_TOLERANCE}")
+    return value
+
+
 def _share(value: float, where: str) -> float:
     if not 0 <= value <= 1:
         _refuse(f"{where} is {value!r:.30}, expected 0 to 1")
@@ -174,7 +206,7 @@ def _per_channel(values: list[Any], where: str) -> tuple[float, float, float]:
 
 def _graph(data: _Object) -> Graph:
     graph = Graph(
-        file=_plain_name(data.take("file", str), "graphs"),
+        file=_inner_path(data.take("file", str), "graphs"),
         inputs=_tensors(data.take("inputs", list)),
         outputs=_tensors(data.take("outputs", list)),
         op_counts=data.dict_of("op_counts", int),
@@ -204,6 +236,14 @@ def _plain_name(name: str, where: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
         _refuse(f"{where} has {name!r:.60}, expected a plain file name inside its folder")
     return name
+
+
+def _inner_path(name: str, where: str) -> str:
+    """A path inside the artifact's folder: plain names, at most MAX_DEPTH deep (a Core ML package is a folder)."""
+    parts = name.split("/")
+    if len(parts) > MAX_DEPTH:
+        _refuse(f"{where} has {name!r:.60}, expected at most {MAX_DEPTH} names in a path")
+    return "/".join(_plain_name(part, where) for part in parts)
 
 
 def _words(tensors: tuple[Tensor, ...]) -> str:

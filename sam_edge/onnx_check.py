@@ -11,15 +11,15 @@ It bounds what the file itself declares. What an operator computes from its inpu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sam_edge.errors import ArtifactError
-from sam_edge.manifest import Tensor
+from sam_edge.manifest import Graph, Tensor
 from sam_edge.protobuf import Refused, WireReader, as_bytes, as_int, as_text, count_numbers, message, numbers, refuse
 
-__all__ = ["OnnxStructure", "read_onnx_structure"]
+__all__ = ["OnnxStructure", "describe", "read_onnx_structure"]
 
 MAX_FIELDS = 1_000_000  # protobuf fields read in one file; nano's two files have about 20,000
 MAX_GRAPH_DEPTH = 4  # of subgraphs in attributes
@@ -70,6 +70,19 @@ def read_onnx_structure(data: bytes, file_name: str) -> OnnxStructure:
         raise ArtifactError(
             f"{file_name} is refused before it runs: {refused}. Use a model file that this package exported."
         ) from None
+
+
+def describe(files: Mapping[str, bytes]) -> dict[str, Graph]:
+    """encoder.onnx and decoder.onnx to the graphs "encoder" and "decoder". Raises ArtifactError."""
+    graphs = {}
+    for name, data in files.items():
+        stem, dot, suffix = name.partition(".")
+        if (dot + suffix) != ".onnx":
+            raise ArtifactError(f"{name} is no file of an ONNX model, expected NAME.onnx. Export the model again.")
+        found = read_onnx_structure(data, name)
+        counts = dict(sorted(found.op_counts.items()))
+        graphs[stem] = Graph(name, tuple(found.inputs), tuple(found.outputs), counts)
+    return graphs
 
 
 class _Reader:

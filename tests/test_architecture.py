@@ -19,11 +19,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("contract", "files"),
     ("image", "boxes", "rle", "crops", "prompts", "masks", "windows", "transform"),
-    ("protobuf", "onnx_check", "manifest", "manifest_json", "golden_vectors", "artifact"),
+    ("manifest",),
+    ("protobuf", "onnx_check", "openvino_check", "tflite_check", "coreml_check", "structures"),
+    ("manifest_json", "golden_vectors", "artifact"),
     ("kernels", "model"),  # torch starts here: nothing to the left may import it
     ("runtimes",),
-    ("predictor", "everything", "draw"),
+    ("predictor", "everything", "draw", "verify"),
     ("evaluate",),
+    ("quantize",),
     ("train", "export", "benchmarks"),
     ("", "assets", "cli", "__main__"),
 )
@@ -31,9 +34,15 @@ RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
 # Arrows that must not exist although the order would allow them.
 FORBIDDEN = {("runtimes", "kernels"), ("evaluate", "model"), ("predictor", "model"), ("everything", "model")}
 HEAVY = {
-    "onnxruntime": {"sam_edge/runtimes/with_onnxruntime.py"},
-    "onnx": {"export/to_onnx.py"},
+    "onnxruntime": {"sam_edge/runtimes/with_onnxruntime.py", "export/onnx_quantization.py"},
+    "onnx": {"export/to_onnx.py", "export/onnx_quantization.py"},
     "onnxslim": {"export/to_onnx.py"},
+    "openvino": {"sam_edge/runtimes/with_openvino.py", "export/to_openvino.py"},
+    "nncf": {"export/to_openvino.py"},
+    "ai_edge_litert": {"sam_edge/runtimes/with_tflite.py"},
+    "litert_torch": {"export/to_tflite.py"},
+    "ai_edge_quantizer": {"export/to_tflite.py"},
+    "coremltools": {"sam_edge/runtimes/with_coreml.py", "export/to_coreml.py"},
     "accelerate": {"sam_edge/train/loop.py"},
 }
 TORCH_FOLDERS = ("sam_edge/model/", "sam_edge/train/", "export/", "kernels/", "sam_edge/runtimes/with_torch.py")

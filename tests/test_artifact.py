@@ -130,7 +130,8 @@ def test_a_file_that_is_not_whole_or_not_a_file_is_refused(folder: Path, change:
 
 
 @pytest.mark.parametrize(
-    "name", ["../encoder.onnx", "/etc/passwd", "a/b", "..", ".hidden", "C:evil", "a\\b", "", "x\n"]
+    "name",
+    ["../encoder.onnx", "/etc/passwd", "a/../../b", "a//b", "a/", "..", ".hidden", "C:evil", "a\\b", "", "x\n"],
 )
 def test_a_manifest_cannot_name_a_file_outside_its_folder(folder: Path, name: str) -> None:
     def change(manifest: dict[str, Any]) -> None:
@@ -156,9 +157,14 @@ def set_at(*path: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (set_at("schema", 2), "has schema 2, this version reads 1"),
+        (set_at("schema", 1), "has schema 1, this version reads 2"),
         (set_at("schema", True), "schema is True, expected int"),
         (set_at("preprocessing", "pad", "centre"), "a preprocessing that this version does not do"),
+        (set_at("fixed_sizes", {"prompts": [4]}), "fixed_sizes names \\['prompts'\\], expected points and prompts"),
+        (set_at("fixed_sizes", {"prompts": [4, 1], "points": [8]}), "expected rising numbers of 1 to 4096"),
+        (set_at("fixed_sizes", {"prompts": [0], "points": [8]}), "expected rising numbers of 1 to 4096"),
+        (set_at("embedding_tolerance", float("nan")), "embedding_tolerance is nan, expected more than 0"),
+        (set_at("embedding_tolerance", 1e9), "expected more than 0 and at most 20"),
         (set_at("spec", "image_size", 128), "but the contract's are image float32"),
         (set_at("spec", "image_size", 60), "expected a multiple of 16"),
         (set_at("spec", "image_size", 1 << 40), "expected 16 to 4096"),
@@ -222,7 +228,7 @@ def whole_document() -> dict[str, Any]:
         graphs[key] = {"file": f"{key}.onnx", "op_counts": {}, **described}
     files = {f"{key}.onnx": {"sha256": "0" * 64, "bytes": 1} for key in graphs}
     manifest = dataclasses.asdict(small_manifest()) | {"graphs": graphs, "files": files}
-    return dict(json.loads(json.dumps(manifest | {"schema": 1, "preprocessing": manifest_json.PREPROCESSING})))
+    return dict(json.loads(json.dumps(manifest | {"schema": 2, "preprocessing": manifest_json.PREPROCESSING})))
 
 
 def test_the_document_of_the_next_test_is_whole() -> None:
@@ -362,6 +368,20 @@ def test_the_canary_notices_wrong_embeddings(original: Path, change: Callable[[A
     check_embeddings(Changed(runtime, lambda x: x), golden)
     with pytest.raises(ArtifactError, match="computes other embeddings here"):
         check_embeddings(Changed(runtime, change), golden)
+
+
+def test_a_folder_inside_may_be_named_but_not_be_a_link(folder: Path, tmp_path: Path) -> None:
+    """A Core ML package is a folder; one that is a link could lead out of the artifact."""
+    data = (folder / "encoder.onnx").read_bytes()
+    (folder / "inner").mkdir()
+    (folder / "inner" / "note").write_bytes(data)
+    facts = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    edit(folder, lambda manifest: manifest["files"].update({"inner/note": facts}))
+    assert open_artifact(folder).read_file("inner/note") == data
+    (folder / "inner").rename(tmp_path / "outside")
+    (folder / "inner").symlink_to(tmp_path / "outside")
+    with pytest.raises(ArtifactError, match="inner is a link, expected a folder"):
+        open_artifact(folder).read_file("inner/note")
 
 
 def test_the_canary_notices_a_model_that_does_not_see_its_photos(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ COMMANDS = {
     "models": "sam_edge.cli.models",
     "eval": "sam_edge.cli.eval",
     "train": "sam_edge.cli.train",
+    "export": "sam_edge.cli.export",
+    "verify": "sam_edge.cli.verify",
 }
 
 EXIT_ERROR = 1

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["model_options", "names", "parse_boxes", "parse_points"]
+__all__ = ["Several", "model_options", "names", "parse_boxes", "parse_points"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,6 +55,28 @@ def names(allowed: tuple[str, ...]) -> Callable[[click.Context, click.Parameter,
     return parse
 
 
+class Several(click.Option):
+    """An option that takes all values up to the next option: `--to onnx tflite`; `--to onnx --to tflite` works, too."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, multiple=True, **settings)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        for name in self.opts:
+            option = parser._long_opt.get(name) or parser._short_opt.get(name)
+            option.process = _greedy(option.process, option.prefixes)
+
+
+def _greedy(process: Callable[[str, Any], None], prefixes: set[str]) -> Callable[[str, Any], None]:
+    def take(value: str, state: Any) -> None:
+        process(value, state)
+        while state.rargs and not state.rargs[0].startswith(tuple(prefixes)):
+            process(state.rargs.pop(0), state)
+
+    return take
+
+
 def model_options(command: Command) -> Command:
     """--model, --runtime and --threads, the same in every command that runs a model."""
     options = (
@@ -65,7 +87,13 @@ def model_options(command: Command) -> Command:
             show_default=True,
             help="CPU threads; 0: the runtime chooses.",
         ),
-        click.option("--runtime", default="auto", show_default=True, metavar="NAME", help="auto, onnx or torch."),
+        click.option(
+            "--runtime",
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="auto, onnx, openvino, tflite, coreml or torch.",
+        ),
         click.option(
             "--model",
             default="nano",

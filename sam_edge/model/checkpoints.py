@@ -26,7 +26,7 @@ from sam_edge.model.registry import MODELS, PUBLIC_CHECKPOINTS, build_model, mod
 from sam_edge.model.sam import Sam
 from sam_edge.model.vit import resize_positions
 
-__all__ = ["load_checkpoint", "load_model", "save_checkpoint"]
+__all__ = ["checkpoint_path", "load_checkpoint", "load_model", "save_checkpoint"]
 
 METADATA_KEY = "sam_edge_config"  # in a safetensors header: ModelConfig as JSON
 NANO_WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"  # in a source checkout
@@ -37,10 +37,17 @@ Shapes = dict[str, tuple[int, ...]]
 
 def load_model(name_or_path: str | Path, image_size: int | None = None) -> Sam:
     """A model by its name or from its file, in evaluation mode, float32, on the CPU. Raises CheckpointError."""
+    path = checkpoint_path(name_or_path)
+    variant = None if path == Path(name_or_path) else str(name_or_path)
+    return load_checkpoint(path, variant=variant, image_size=image_size)
+
+
+def checkpoint_path(name_or_path: str | Path) -> Path:
+    """The weights' file of a model's name, or the path itself. Raises CheckpointError for a name without weights."""
     path = Path(name_or_path)
     name = str(name_or_path)
     if path.is_file() or name not in MODELS:
-        return load_checkpoint(path, image_size=image_size)
+        return path
     if name in PUBLIC_CHECKPOINTS:
         raise CheckpointError(
             f"{name} has no weights in this package. Download {PUBLIC_CHECKPOINTS[name]} and give that file's path."
@@ -50,7 +57,7 @@ def load_model(name_or_path: str | Path, image_size: int | None = None) -> Sam:
             f"{name} is installed without its torch weights ({NANO_WEIGHTS} is not there); the package has its ONNX "
             f"form. Use the onnx runtime, or give the path of a safetensors file."
         )
-    return load_checkpoint(NANO_WEIGHTS, variant=name, image_size=image_size)
+    return NANO_WEIGHTS
 
 
 def load_checkpoint(path: str | Path, *, variant: str | None = None, image_size: int | None = None) -> Sam:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam_edge.artifact import MANIFEST_NAME, open_artifact
+from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
 from sam_edge.contract import Runtime
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.manifest import JsonDict
 
-__all__ = ["AUTO", "RUNTIMES", "ModelInfo", "available_models", "load"]
+__all__ = ["AUTO", "RUNTIMES", "ModelInfo", "available_models", "load", "load_to_verify"]
 
 AUTO = "auto"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -27,28 +27,85 @@ def _onnx(model: str | Path, threads: int) -> Runtime:
     return with_onnxruntime.load(_artifact_folder(model), threads)
 
 
+def _openvino(model: str | Path, threads: int) -> Runtime:
+    from sam_edge.runtimes import with_openvino
+
+    return with_openvino.load(_artifact_folder(model), threads)
+
+
+def _tflite(model: str | Path, threads: int) -> Runtime:
+    from sam_edge.runtimes import with_tflite
+
+    return with_tflite.load(_artifact_folder(model), threads)
+
+
+def _coreml(model: str | Path, threads: int) -> Runtime:
+    from sam_edge.runtimes import with_coreml
+
+    return with_coreml.load(_artifact_folder(model), threads)
+
+
 def _torch(model: str | Path, threads: int) -> Runtime:
     from sam_edge.runtimes import with_torch
 
     return with_torch.load(model, threads)
 
 
-RUNTIMES: dict[str, Callable[[str | Path, int], Runtime]] = {"onnx": _onnx, "torch": _torch}
+# The runtime of a target has the target's name, so that "auto" finds it in an artifact's manifest.
+RUNTIMES: dict[str, Callable[[str | Path, int], Runtime]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "tflite": _tflite,
+    "coreml": _coreml,
+    "torch": _torch,
+}
 
 
 def load(model: str | Path, runtime: str = AUTO, *, threads: int = 0) -> Runtime:
     """Load a model: the name of one inside the package (`nano`), an artifact folder, or a checkpoint file.
 
-    "auto" takes torch for a checkpoint (.pth, .pt, .safetensors) and ONNX Runtime for the rest. threads: 0 leaves the
-    choice to the library. Raises ArtifactError, CheckpointError or RuntimeUnavailable.
+    "auto" takes torch for a checkpoint (.pth, .pt, .safetensors) and the artifact's own target for the rest. threads: 0
+    leaves the choice to the library. Raises ArtifactError, CheckpointError or RuntimeUnavailable.
     """
     if runtime not in (AUTO, *RUNTIMES):
         raise RuntimeUnavailable(f"runtime {runtime!r} is not known, expected one of: {', '.join((AUTO, *RUNTIMES))}.")
     if threads < 0:
         raise RuntimeUnavailable(f"threads is {threads}, expected 0 (the library chooses) or more. Leave it out.")
     if runtime == AUTO:
-        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else "onnx"
+        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(_artifact_folder(model))
     return RUNTIMES[runtime](model, threads)
+
+
+def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False) -> Runtime:
+    """A runtime that computes the artifact's files, also where they can be checked but not served (Core ML away from
+    macOS). Raises ArtifactError, RuntimeUnavailable."""
+    target = artifact.manifest.target
+    if target == "onnx":
+        from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(artifact, threads, canary=canary)
+    if target == "openvino":
+        from sam_edge.runtimes.with_openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(artifact, threads, canary=canary)
+    if target == "tflite":
+        from sam_edge.runtimes.with_tflite import TFLiteRuntime
+
+        return TFLiteRuntime(artifact, threads, canary=canary)
+    if target == "coreml":
+        from sam_edge.runtimes import with_coreml
+
+        return with_coreml.verifier(artifact, threads, canary=canary)
+    raise ArtifactError(
+        f"{artifact.directory} is for {target!r:.60}, which this version does not know. Update sam-edge."
+    )
+
+
+def _target(folder: Path) -> str:
+    target = open_artifact(folder).manifest.target
+    if target not in RUNTIMES:
+        raise ArtifactError(f"{folder} is for {target!r:.60}, expected one of: {', '.join(RUNTIMES)}. Export it again.")
+    return target
 
 
 def _artifact_folder(model: str | Path) -> Path:

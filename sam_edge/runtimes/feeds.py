@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from sam_edge.artifact import Artifact
 from sam_edge.contract import PROMPT_INPUTS, Embedding, Float32, ModelSpec, PromptTensors
-from sam_edge.errors import ImageError, PromptError, SamEdgeError, check_shape
+from sam_edge.errors import ArtifactError, ImageError, PromptError, SamEdgeError, check_shape
 from sam_edge.manifest import Tensor, contract_tensors
 
-__all__ = ["decoder_feeds", "encoder_feeds"]
+__all__ = ["check_target", "decoder_feeds", "encoder_feeds"]
+
+
+def check_target(artifact: Artifact, target: str, computed: tuple[str, ...] = ("float32", "int8")) -> None:
+    """Raises ArtifactError for a folder that is for another runtime, or computes in what that runtime is not set to."""
+    got = artifact.manifest.target, artifact.manifest.precision
+    if got[0] != target or got[1] not in computed:
+        raise ArtifactError(
+            f"{artifact.directory} is for {got[0]} in {got[1]}, expected {target} in {' or '.join(computed)}. "
+            f"Choose the runtime that fits, or export the model for {target}."
+        )
 
 
 def encoder_feeds(spec: ModelSpec, image: Float32) -> dict[str, Float32]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -24,12 +23,16 @@ from sam_edge.contract import (
     ModelSpec,
     PromptTensors,
 )
-from sam_edge.errors import ExportError, OutputError
+from sam_edge.errors import ExportError
+from sam_edge.export.onnx_quantization import weighted_nodes
+from sam_edge.export.plan import Plan
 from sam_edge.export.to_onnx import MIN_ELEMENTS, export, exported_values, to_onnx_bytes
+from sam_edge.export.units import matched, unit_weights, units
 from sam_edge.golden_vectors import pack
 from sam_edge.manifest import contract_tensors
 from sam_edge.model.sam import Sam
 from sam_edge.onnx_check import read_onnx_structure
+from sam_edge.quantize.recipe import Recipe
 from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
 from sam_edge.runtimes.with_torch import TorchRuntime
 from tests.small_artifact import small_manifest
@@ -209,12 +212,69 @@ def test_an_opset_that_the_exporter_does_not_make_is_refused(nano: Sam) -> None:
         to_onnx_bytes(nano, opset=17)
 
 
-def test_export_writes_both_files_or_says_why_not(
-    nano: Sam, nano_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def exported_once(monkeypatch: pytest.MonkeyPatch, nano_files: dict[str, bytes]) -> None:
+    """Tracing takes 10 s and is tested above; what follows it is real."""
+    monkeypatch.setattr("sam_edge.export.to_onnx.to_onnx_bytes", lambda *_, **__: nano_files)
+
+
+def plan(nano: Sam, precision: str, *float_units: str) -> Plan:
+    rng = np.random.default_rng(1)
+    images = [rng.standard_normal((1, 3, 64, 64)).astype(np.float32) for _ in range(4)]
+    return Plan(Recipe("onnx", precision, float_units), images)
+
+
+@pytest.mark.usefixtures("exported_once")
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int8-weights"])
+def test_quantized_graphs_load_and_compute_nearly_the_same(nano: Sam, precision: str, tmp_path: Path) -> None:
+    files = export(nano, plan(nano, precision)).files
+    runtime = onnx_runtime(files, nano.spec, tmp_path / "out")
+    image, prompts = random_image(nano.spec), random_prompts(nano.spec, 3, 4)
+    expected = TorchRuntime(nano)
+    ours, theirs = runtime.encode(image), expected.encode(image)
+    error = ours.image_embeddings - theirs.image_embeddings
+    assert 0 <= np.abs(error).mean() < 0.2 * theirs.image_embeddings.std()
+    assert runtime.decode(ours, prompts).low_res_masks.shape == (3, 4, 16, 16)
+    if precision != "int8-dynamic":  # which leaves convolutions alone
+        assert np.abs(error).max() > 0
+    assert len(files["encoder.onnx"]) + len(files["decoder.onnx"]) < sum(map(len, to_onnx_float(nano)))
+
+
+def to_onnx_float(nano: Sam) -> list[bytes]:
+    return list(to_onnx_bytes(nano, weights="float32").values())
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_a_unit_of_the_recipe_stays_float_and_an_unknown_one_is_refused(nano: Sam) -> None:
+    def weights_in_int8(*float_units: str) -> int:
+        graph = onnx.load_from_string(export(nano, plan(nano, "int8", *float_units)).files["encoder.onnx"])
+        stored = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4}
+        return len(stored)
+
+    kept = ("image_encoder.trunk.stem", "image_encoder.neck")
+    assert weights_in_int8(*kept) == weights_in_int8() - len(kept)
+    with pytest.raises(
+        ExportError, match=r"the recipe keeps 'image_encoder\.nose' in float, but the encoder has no such"
+    ):
+        weights_in_int8("image_encoder.nose")
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_int8_without_photos_is_refused(nano: Sam) -> None:
+    with pytest.raises(ExportError, match="int8 needs photos to calibrate on and got none"):
+        export(nano, Plan(Recipe("onnx", "int8")))
+
+
+@pytest.mark.parametrize("kind", ["nano", "vit", "tinyvit"])
+def test_every_unit_is_found_in_the_exported_graph_by_its_weights(
+    kind: str, nano: Sam, nano_files: dict[str, bytes]
 ) -> None:
-    monkeypatch.setattr("sam_edge.export.to_onnx.to_onnx_bytes", lambda *_, **__: nano_files)  # 10 s, tested above
-    paths = export(nano, tmp_path)
-    assert [path.name for path in paths] == ["encoder.onnx", "decoder.onnx"]
-    assert [onnxruntime.InferenceSession(path).get_inputs()[0].name for path in paths] == ["image", "image_embeddings"]
-    with pytest.raises(OutputError, match="its folder does not exist"):
-        export(nano, tmp_path / "missing")
+    model = nano if kind == "nano" else tiny_model(kind)
+    encoder = (nano_files if kind == "nano" else to_onnx_bytes(model))["encoder.onnx"]
+    graph = onnx.load_from_string(encoder)
+    weights = unit_weights(model)
+    found = matched(weights, weighted_nodes(graph))
+    assert len({id(node) for node in found.values()}) == len(weights) == len(units(model))
+    removed = [pair for pair in weighted_nodes(graph) if pair[0] is not found[units(model)[3]]]
+    with pytest.raises(ExportError, match="has no operator in the exported graph"):
+        matched(weights, removed)

@@ -1,0 +1,1 @@
+"""Quantization as data: recipes, calibration photos, and the search that finds what must stay float."""

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sam_edge.evaluate.parity import KindParity, OutputError
+from sam_edge.export.certificate import BOUNDS, Speed, certificate, failures, to_bytes
+from sam_edge.golden_vectors import GoldenDifference
+from sam_edge.quantize.recipe import PRECISIONS
+
+
+def parity(mask_iou_mean: float = 1.0, p5: float = 1.0, retention: float = 1.0) -> KindParity:
+    return KindParity(10, mask_iou_mean, p5, 0.5, 0.0, 0.7 * retention, 0.7, retention)
+
+
+def test_every_precision_has_bounds() -> None:
+    assert BOUNDS.keys() == PRECISIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "missed"),
+    [
+        ("fp32", parity(), []),
+        ("fp32", parity(mask_iou_mean=0.9949), ["box: mask_iou_mean is 0.9949, expected at least 0.995"]),
+        ("fp32", parity(p5=0.97), ["box: mask_iou_p5 is 0.9700, expected at least 0.98"]),
+        ("fp32", parity(mask_iou_mean=float("nan")), ["box: mask_iou_mean is nan, expected at least 0.995"]),
+        ("fp16", parity(mask_iou_mean=0.992, p5=0.5), []),
+        ("fp16", parity(retention=0.994), ["box: retention is 0.9940, expected at least 0.995"]),
+        ("int8", parity(mask_iou_mean=0.8, p5=0.1, retention=0.9901), []),
+        ("int8", parity(retention=0.98), ["box: retention is 0.9800, expected at least 0.99"]),
+        ("int4-weights", parity(retention=0.98), ["box: retention is 0.9800, expected at least 0.99"]),
+    ],
+)
+def test_the_bounds_of_the_protocol(precision: str, kind: KindParity, missed: list[str]) -> None:
+    assert failures(precision, {"box": kind}) == missed
+
+
+def test_an_int8_encoder_that_is_slower_than_float_is_refused_with_the_figure() -> None:
+    slow = Speed(2, encode_ms=50, decode_ms=9, fp32_encode_ms=25, ratio=0.5)
+    assert failures("int8", {"box": parity()}, slow) == [
+        "encode takes 2.00 times as long as in fp32, expected less than 1"
+    ]
+    assert failures("int8-weights", {"box": parity()}, slow) == []  # made for bytes, not for speed
+
+
+def test_a_certificate_says_what_was_measured_and_is_json() -> None:
+    found = certificate(
+        precision="fp32",
+        kinds={"box": parity(), "click": parity(mask_iou_mean=0.9)},
+        outputs={"low_res_masks": OutputError(0.25, 0.01)},
+        speed=None,
+        data={"name": "bundled photos", "photos": 3},
+        reference={"runtime": "torch"},
+        runtime="onnx",
+        golden=GoldenDifference(1e-5, 1e-4, 1e-6, 0.999),
+    )
+    read = json.loads(to_bytes(found))
+    assert read["passed"] is False and read["missed"] == ["click: mask_iou_mean is 0.9000, expected at least 0.995"]
+    assert read["outputs"]["low_res_masks"] == {"max_abs_error": 0.25, "relative_error": 0.01}
+    assert read["bounds"] == {"mask_iou_mean": 0.995, "mask_iou_p5": 0.98} and "speed" not in read
+    assert read["golden"]["mask_iou_min"] == 0.999
