@@ -1,13 +1,15 @@
-"""The last step of making nano: a training checkpoint as the float16 file that is released and exported.
+"""The last step of making nano: training checkpoints as the float16 file that is released and exported.
 
 `python -m sam_edge.train.release runs/last.safetensors -o weights/nano.safetensors --size 512`
 
-Frozen scales are multiplied into their convolutions and every value is rounded to float16, so that the released PyTorch
-file and what is exported from it hold the same numbers.
+Several checkpoints of one line of training are averaged, which costs nothing at run time and is often better than each
+(model soups: Wortsman et al., arXiv 2203.05482). Frozen scales are multiplied into their convolutions and every value is
+rounded to float16, so that the released PyTorch file and what is exported from it hold the same numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,30 +20,45 @@ from sam_edge.model.nano import ScaledConv
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
 
-__all__ = ["released"]
+__all__ = ["averaged", "released", "scaled"]
 
 
 def released(model: Sam) -> Sam:
     """The model with its scales multiplied in and its values rounded to float16, changed in place and returned."""
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, ScaledConv):
-                module.weight.mul_(module.scale)
-                module.scale.fill_(1)
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in (*scaled(model).parameters(), *model.buffers()):
             tensor.copy_(tensor.half())
     return model
 
 
+def averaged(models: Sequence[Sam]) -> Sam:
+    """The mean of the models' values, in the first, changed in place; scales must have been multiplied in before."""
+    first, states = models[0], [model.state_dict() for model in models]
+    with torch.no_grad():
+        for name, tensor in first.state_dict().items():
+            tensor.copy_(torch.stack([state[name] for state in states]).mean(0))
+    return first
+
+
+def scaled(model: Sam) -> Sam:
+    """The model with its scales multiplied in, changed in place and returned."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, ScaledConv):
+                module.weight.mul_(module.scale)
+                module.scale.fill_(1)
+    return model
+
+
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True)
 @click.option("--model", "name", default="nano", show_default=True, help="Configuration to release it under.")
 @click.option("--size", "image_size", default=512, show_default=True, help="Input side in pixels.")
-def main(checkpoint: Path, out: Path, name: str, image_size: int) -> None:
-    """Write CHECKPOINT as a release."""
+def main(checkpoints: tuple[Path, ...], out: Path, name: str, image_size: int) -> None:
+    """Write the mean of CHECKPOINTS as a release."""
     model = build_model(name, image_size=image_size)
-    model.load_state_dict(load_model(checkpoint).state_dict())
+    model.load_state_dict(averaged([scaled(load_model(path)) for path in checkpoints]).state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(released(model), out, dtype=torch.float16)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
