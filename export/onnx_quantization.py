@@ -137,7 +137,7 @@ def _clean(model: Any) -> bytes:
 
 
 def _reader(quantization: Any, calibration: Sequence[Float32]) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.images: Iterator[Float32] = iter(calibration)
 

@@ -269,7 +269,9 @@ class Exporter:
         try:
             self.request.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.request.out} cannot be made ({error.strerror}). Choose another folder.") from error
+            raise OutputError(
+                f"{self.request.out} cannot be made ({error.strerror}). Choose another folder."
+            ) from error
         return write_artifact(self.request.out / name, manifest, files, check)
 
     def _manifest(self, target: Target, recipe: Recipe, exported: Exported) -> Manifest:

@@ -91,4 +91,5 @@ def _signature(values: Weights, axis: int) -> Weights:
     rows = np.abs(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float32))
     rows = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-20)
     ordered = np.sort(rows.reshape(-1))
-    return ordered[np.linspace(0, ordered.size - 1, min(ordered.size, 1024)).astype(int)]
+    places = np.linspace(0, ordered.size - 1, min(ordered.size, 1024)).astype(int)
+    return np.asarray(ordered[places], np.float32)

@@ -96,9 +96,7 @@ def embedding_difference(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> f
     return max((difference for _, difference, _ in _differences(runtime, golden)), key=lambda x: (x != x, x))
 
 
-def check_embeddings(
-    runtime: Runtime, golden: tuple[GoldenPhoto, ...], tolerance: float = EMBEDDING_TOLERANCE
-) -> None:
+def check_embeddings(runtime: Runtime, golden: tuple[GoldenPhoto, ...], tolerance: float = EMBEDDING_TOLERANCE) -> None:
     """The canary: embeddings must be the stored ones, and must differ between photos. Raises ArtifactError.
 
     tolerance: in standard deviations of the stored values. Constant or NaN embeddings on a device that computes in half

@@ -59,7 +59,7 @@ class Several(click.Option):
     """An option that takes all values up to the next option: `--to onnx tflite`; `--to onnx --to tflite` works, too."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, multiple=True, **settings)
+        super().__init__(*arguments, **(settings | {"multiple": True}))
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         super().add_to_parser(parser, ctx)

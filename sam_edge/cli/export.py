@@ -117,6 +117,7 @@ def _jobs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, 
     """Every target with every precision it has; an error for what is unknown, and where nothing is left."""
     from sam_edge.errors import ExportError
     from sam_edge.export.targets import find_target
+    from sam_edge.quantize.recipe import PRECISIONS
 
     jobs, refusals = [], []
     for target in dict.fromkeys(targets):
@@ -124,10 +125,8 @@ def _jobs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, 
             try:
                 find_target(target).check(precision)
                 jobs.append((target, precision))
-            except ExportError as refusal:
-                refusals.append(refusal)
-    from sam_edge.quantize.recipe import PRECISIONS
-
+            except ExportError as error:
+                refusals.append(error)
     if not jobs or set(precisions) - set(PRECISIONS) or set(targets) - set(TARGET_NAMES):
         raise refusals[0]
     for refusal in refusals:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["trained_depthwise"]
 
@@ -36,7 +37,7 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _input_gradient(gradient, weight, ctx.stride, ctx.padding, ctx.sides)
         if ctx.needs_input_grad[1]:
-            grad_weight = torch.nn.grad.conv2d_weight(
+            grad_weight = conv2d_weight(  # type: ignore[no-untyped-call]
                 x.float(), weight.shape, gradient.float(), ctx.stride, ctx.padding, groups=len(weight)
             ).to(weight.dtype)
         return grad_x, grad_weight, None, None

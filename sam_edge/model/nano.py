@@ -110,8 +110,9 @@ class EfficientNetLite0(nn.Module):
         self.frozen_blocks = num_blocks
         for part in [self.stem, *self.blocks[:num_blocks]] if num_blocks else []:
             part.requires_grad_(False)
-        for block in self.blocks if depthwise else []:
-            block.depthwise.weight.requires_grad_(False)
+        for name, parameter in self.named_parameters() if depthwise else ():
+            if name.endswith("depthwise.weight"):
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         taps: list[Tensor] = []

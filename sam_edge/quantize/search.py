@@ -1,8 +1,8 @@
 """Accuracy-aware quantization: find the few units that must stay float, by what quantizing them does to masks.
 
 The search knows no format: `measure(float_units)` quantizes with those units kept float and says what became of the
-masks. Groups of units (the blocks of a network) are kept float one at a time; then those whose masks came closest to the
-float model's are kept together, one more each time, until every prompt kind retains what it must.
+masks. Groups of units (the blocks of a network) are kept float one at a time; then those whose masks came closest to
+the float model's are kept together, one more each time, until every prompt kind retains what it must.
 """
 
 from __future__ import annotations

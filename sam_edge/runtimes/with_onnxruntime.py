@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class OnnxRuntime:
         self._encoder, self._decoder = (_session(artifact, name, graph, threads) for name, graph in graphs.items())
         self._workers = threads or os.cpu_count() or 1
         # A second decoder of one thread, made when a large batch first asks for it; several threads may run it at once.
-        self._make_batch_decoder = lambda: _session(artifact, "decoder", graphs["decoder"], threads=1)
+        self._make_batch_decoder = partial(_session, artifact, "decoder", graphs["decoder"], 1)
         if canary:
             check_embeddings(self, artifact.read_golden(), manifest.embedding_tolerance)
 

@@ -3,8 +3,8 @@
 `python -m sam_edge.train.release runs/last.safetensors -o weights/nano.safetensors --size 512`
 
 Several checkpoints of one line of training are averaged, which costs nothing at run time and is often better than each
-(model soups: Wortsman et al., arXiv 2203.05482). Frozen scales are multiplied into their convolutions and every value is
-rounded to float16, so that the released PyTorch file and what is exported from it hold the same numbers.
+(model soups: Wortsman et al., arXiv 2203.05482). Frozen scales are multiplied into their convolutions and every value
+is rounded to float16, so that the released PyTorch file and what is exported from it hold the same numbers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def costs_to_measure(costs: dict[str, float], calls: list[frozenset[str]]):  # t
 
 def test_units_are_grouped_by_block() -> None:
     groups = groups_of(UNITS)
-    assert list(groups)[0] == "image_encoder.trunk.blocks.0" and all(len(units) == 2 for units in groups.values())
+    assert next(iter(groups)) == "image_encoder.trunk.blocks.0" and all(len(units) == 2 for units in groups.values())
 
 
 def test_only_the_units_that_break_masks_stay_float() -> None:

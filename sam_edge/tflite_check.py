@@ -1,0 +1,467 @@
+"""Reads the structure of a LiteRT (TFLite) file, and refuses what a model file may not do, before a runtime sees it.
+
+LiteRT's Python interpreter follows every offset of a flatbuffer without a look at where it leads, so this is the one
+check of them. It knows the tables of TFLite's schema (version 3) that an exported network needs, and verifies each
+that a runtime could read: offsets, vtables, vectors and texts lie inside the file, numbers of tensors, buffers and
+operators exist, constants are as long as their shapes say, operators follow each other. Refused are custom and
+TensorFlow ("Flex") operators, control flow and variables, sparse tensors, buffers behind the flatbuffer or outside the
+file, sizes left open, and metadata that let a device compute in half precision.
+
+It bounds what the file itself declares. What an operator computes from its inputs at run time, it cannot bound.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sam_edge.contract import IMAGE, PREDICTION_OUTPUTS, PROMPT_INPUTS
+from sam_edge.errors import ArtifactError
+from sam_edge.manifest import POINTS, PROMPTS, Graph, Tensor
+from sam_edge.protobuf import Refused, refuse
+
+__all__ = [
+    "DECODER_NAME",
+    "ENCODER_NAME",
+    "ENCODE_SIGNATURE",
+    "Signature",
+    "TFLiteStructure",
+    "decode_signature",
+    "decode_sizes",
+    "describe",
+    "read_tflite_structure",
+]
+
+ENCODER_NAME, DECODER_NAME = "encoder.tflite", "decoder.tflite"
+ENCODE_SIGNATURE = "encode"
+
+MAX_ITEMS = 2_000_000  # tables, fields and numbers read in one file; nano's two files have about 60,000
+MAX_TEXT = 1000
+MAX_RANK = 6
+MAX_ELEMENTS = 1 << 30  # of one tensor, stored or declared: 4 GiB of float32
+MAX_STEP = 1 << 12  # strides, dilations and filters
+MAX_SIGNATURES = 64
+MAX_VERSION = 20  # of an operator
+SCHEMA_VERSION = 3
+METADATA = ("min_runtime_version",)
+
+# TensorType -> (name, bytes an element)
+DTYPES = {0: ("float32", 4), 1: ("float16", 2), 2: ("int32", 4), 6: ("bool", 1), 9: ("int8", 1)}
+INT8, INT32 = 9, 2
+
+# Fields of a table by position: b one byte, i int32, u uint32, p int32 above 0, d the same with default 1, f float32,
+# s text, t table, B bytes, I numbers of 32 bits, F floats, L numbers of 64 bits, T tables; - must be absent.
+MODEL = "u T T s T - T T - -"
+OPERATOR_CODE = "b - i i"
+SUBGRAPH = "T I I T s -"
+TENSOR = "I b u s t - - - b - -"
+BUFFER = "B - -"
+OPERATOR = "u I I b t - - - - - - - - -"
+QUANTIZATION = "F F F L - - i"
+METADATA_ENTRY = "s u"
+SIGNATURE = "T T s - u"
+TENSOR_MAP = "s u"
+
+# BuiltinOperator -> (name, number of its options' table, the table's fields).
+OPERATORS: dict[int, tuple[str, int, str]] = {
+    0: ("ADD", 11, "b -"),
+    1: ("AVERAGE_POOL_2D", 5, "b p p p p b"),
+    2: ("CONCATENATION", 10, "i b"),
+    3: ("CONV_2D", 1, "b p p b d d b"),
+    4: ("DEPTHWISE_CONV_2D", 2, "b p p i b d d"),
+    6: ("DEQUANTIZE", 0, ""),
+    9: ("FULLY_CONNECTED", 8, "b - b b b -"),
+    14: ("LOGISTIC", 0, ""),
+    18: ("MUL", 21, "b"),
+    19: ("RELU", 0, ""),
+    21: ("RELU6", 0, ""),
+    22: ("RESHAPE", 17, "I"),
+    23: ("RESIZE_BILINEAR", 15, "- - b b"),
+    25: ("SOFTMAX", 9, "f"),
+    28: ("TANH", 0, ""),
+    34: ("PAD", 22, ""),
+    39: ("TRANSPOSE", 26, ""),
+    40: ("MEAN", 27, "b"),
+    41: ("SUB", 28, "b -"),
+    42: ("DIV", 29, "b"),
+    47: ("EXP", 33, ""),
+    53: ("CAST", 0, ""),
+    55: ("MAXIMUM", 39, ""),
+    57: ("MINIMUM", 39, ""),
+    59: ("NEG", 42, ""),
+    65: ("SLICE", 48, ""),
+    66: ("SIN", 0, ""),
+    67: ("TRANSPOSE_CONV", 49, "b p p b b"),
+    71: ("EQUAL", 53, ""),
+    72: ("NOT_EQUAL", 54, ""),
+    74: ("SUM", 27, "b"),
+    75: ("SQRT", 0, ""),
+    76: ("RSQRT", 0, ""),
+    82: ("REDUCE_MAX", 27, "b"),
+    89: ("REDUCE_MIN", 27, "b"),
+    92: ("SQUARE", 66, ""),
+    99: ("SQUARED_DIFFERENCE", 76, ""),
+    101: ("ABS", 78, ""),
+    108: ("COS", 84, ""),
+    114: ("QUANTIZE", 89, ""),
+    123: ("SELECT_V2", 98, ""),
+    126: ("BATCH_MATMUL", 101, "b b b"),
+    130: ("BROADCAST_TO", 104, ""),
+    150: ("GELU", 116, "b"),
+    152: ("RELU_0_TO_1", 0, ""),
+}
+
+# Where the contract's tensors have the sizes that a caller chooses.
+OPEN_SIZES: dict[str, tuple[str, ...]] = dict.fromkeys((*PROMPT_INPUTS, *PREDICTION_OUTPUTS), (PROMPTS,)) | {
+    "point_coords": (PROMPTS, POINTS),
+    "point_labels": (PROMPTS, POINTS),
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One entry point: tensors as declared, sizes as stored."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass
+class TFLiteStructure:
+    """op_counts is over all signatures; operators on int8 tensors count as "CONV_2D/int8"."""
+
+    signatures: list[Signature] = field(default_factory=list)
+    op_counts: Counter[str] = field(default_factory=Counter)
+
+
+def decode_signature(prompts: int, points: int) -> str:
+    """The name of the decoder's signature for that many prompts, each with that many slots."""
+    return f"decode_{prompts}_{points}"
+
+
+def decode_sizes(signature: str) -> tuple[int, int]:
+    """What `decode_signature` was made of; (0, 0) for any other name."""
+    match = re.fullmatch(r"decode_([1-9]\d{0,3})_([1-9]\d{0,3})", signature, re.ASCII)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def read_tflite_structure(data: bytes, file_name: str) -> TFLiteStructure:
+    """Verify the flatbuffer in `data`. Raises ArtifactError, naming the file and what is not allowed in it."""
+    try:
+        return _read_model(_File(data))
+    except Refused as refused:
+        raise _refused(file_name, str(refused)) from None
+
+
+def _refused(file_name: str, what: str) -> ArtifactError:
+    return ArtifactError(f"{file_name} is refused before it runs: {what}. Use a model file that this package exported.")
+
+
+def describe(files: Mapping[str, bytes]) -> dict[str, Graph]:
+    """encoder.tflite and decoder.tflite to the graphs "encoder" and "decoder". Raises ArtifactError."""
+    graphs = {}
+    for name, data in files.items():
+        if name not in (ENCODER_NAME, DECODER_NAME):
+            raise ArtifactError(
+                f"{name} is no file of a TFLite model, expected {ENCODER_NAME} and {DECODER_NAME}. Export it again."
+            )
+        found = read_tflite_structure(data, name)
+        try:
+            only = _encode(found) if name == ENCODER_NAME else _decode(found)
+        except Refused as refused:
+            raise _refused(name, str(refused)) from None
+        counts = dict(sorted(found.op_counts.items()))
+        graphs[name.removesuffix(".tflite")] = Graph(name, only.inputs, only.outputs, counts)
+    return graphs
+
+
+def _encode(found: TFLiteStructure) -> Signature:
+    names = [signature.name for signature in found.signatures]
+    if names != [ENCODE_SIGNATURE] or [t.name for t in found.signatures[0].inputs] != [IMAGE]:
+        refuse(f"it has the signatures {', '.join(names):.100}, expected {ENCODE_SIGNATURE} of an {IMAGE}")
+    return found.signatures[0]
+
+
+def _decode(found: TFLiteStructure) -> Signature:
+    """All signatures as one, with names for the sizes in which they differ."""
+    sizes = [decode_sizes(signature.name) for signature in found.signatures]
+    pairs = [(prompts, points) for prompts in sorted({a for a, _ in sizes}) for points in sorted({b for _, b in sizes})]
+    if sorted(sizes) != pairs or (0, 0) in sizes:
+        names = ", ".join(signature.name for signature in found.signatures)
+        refuse(f"it has the signatures {names:.100}, expected {decode_signature(1, 8)} and the like for all its sizes")
+    open_ones = [_with_names(signature) for signature in found.signatures]
+    if any((s.inputs, s.outputs) != (open_ones[0].inputs, open_ones[0].outputs) for s in open_ones):
+        refuse("its signatures have other tensors than each other")
+    return open_ones[0]
+
+
+def _with_names(signature: Signature) -> Signature:
+    sizes = dict(zip((PROMPTS, POINTS), decode_sizes(signature.name), strict=True))
+
+    def named(tensor: Tensor) -> Tensor:
+        names = OPEN_SIZES.get(tensor.name, ())
+        if tensor.shape[: len(names)] != tuple(sizes[name] for name in names):
+            refuse(f"{tensor.name} of {signature.name} has shape {tensor.shape}")
+        return Tensor(tensor.name, tensor.dtype, (*names, *tensor.shape[len(names) :]))
+
+    return Signature(signature.name, tuple(map(named, signature.inputs)), tuple(map(named, signature.outputs)))
+
+
+# -- flatbuffers -------------------------------------------------------------------------------------------------------
+
+
+class _File:
+    """The bytes of a flatbuffer; every read is inside of them, and `MAX_ITEMS` bounds the work over all."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._left = MAX_ITEMS
+
+    def root(self, identifier: bytes, fields: str, name: str) -> _Table:
+        if self.data[4:8] != identifier:
+            refuse(f"it does not begin as a {identifier.decode()} file")
+        return _Table(self, self.number("I", 0), fields, name)
+
+    def spend(self, items: int) -> None:
+        self._left -= items
+        if self._left < 0:
+            refuse(f"it has more than {MAX_ITEMS} parts")
+
+    def number(self, kind: str, at: int) -> int:
+        """One number of struct's `kind`, at a place that is its size's multiple."""
+        size = struct.calcsize(kind)
+        if at % size or not 0 <= at <= len(self.data) - size:
+            refuse("a place lies outside of it or between its words")
+        return int(struct.unpack_from("<" + kind, self.data, at)[0])
+
+    def target(self, at: int) -> int:
+        """Where the offset at `at` leads."""
+        offset = self.number("I", at)
+        if offset == 0:
+            refuse("an offset leads nowhere")
+        return at + offset
+
+    def vector(self, at: int, size: int) -> tuple[int, int]:
+        """(elements, start) of the vector that the offset at `at` leads to; size: bytes an element."""
+        start = self.target(at)
+        count = self.number("I", start)
+        if count * size > len(self.data) - start - 4 or (start + 4) % size:
+            refuse("a vector is cut off or lies between words")
+        return count, start + 4
+
+
+class _Table:
+    """One table, all of its fields checked against what `fields` says; its tables and vectors when they are read."""
+
+    def __init__(self, file: _File, at: int, fields: str, name: str) -> None:
+        kinds = fields.split()
+        vtable = at - file.number("i", at)
+        size, table_size = file.number("H", vtable), file.number("H", vtable + 2)
+        if size < 4 or size % 2 or vtable + size > len(file.data) or table_size < 4 or at + table_size > len(file.data):
+            refuse(f"a table {name} is cut off")
+        file.spend(1 + size // 2)
+        self.file, self.name, self._kinds, self._places = file, name, kinds, [0] * len(kinds)
+        for slot in range((size - 4) // 2):
+            offset = file.number("H", vtable + 4 + 2 * slot)
+            if not offset:
+                continue
+            kind = kinds[slot] if slot < len(kinds) else "-"
+            if kind == "-":
+                refuse(f"field {slot} of {name} is not allowed")
+            if offset < 4 or offset + (1 if kind == "b" else 4) > table_size:
+                refuse(f"field {slot} of {name} lies outside of its table")
+            self._places[slot] = at + offset
+            if kind in "pd":
+                if not 0 < file.number("i", at + offset) <= MAX_STEP:
+                    refuse(f"field {slot} of {name} is {file.number('i', at + offset)}, expected 1 to {MAX_STEP}")
+            elif kind in "biuf":
+                file.number({"b": "b", "i": "i", "u": "I", "f": "I"}[kind], at + offset)
+            elif kind in "sBIFLT":
+                file.vector(at + offset, {"s": 1, "B": 1, "L": 8}.get(kind, 4))
+        for slot, kind in enumerate(kinds):
+            if kind == "p" and not self._places[slot]:  # it would be 0, and some kernels divide by it
+                refuse(f"field {slot} of {name} is missing")
+
+    def has(self, slot: int) -> bool:
+        return self._places[slot] > 0
+
+    def number(self, slot: int) -> int:
+        """A whole number; 0, the default of all that are read, where it is absent."""
+        kind = {"b": "b", "i": "i", "u": "I"}[self._kinds[slot]]
+        return self.file.number(kind, self._places[slot]) if self.has(slot) else 0
+
+    def text(self, slot: int) -> str:
+        if not self.has(slot):
+            return ""
+        count, start = self.file.vector(self._places[slot], 1)
+        data = self.file.data[start : start + count + 1]
+        if count > MAX_TEXT or len(data) != count + 1 or data[-1]:
+            refuse(f"a text of {self.name} is too long or does not end")
+        try:
+            return data[:-1].decode("utf-8")
+        except UnicodeDecodeError:
+            refuse(f"a text of {self.name} is not UTF-8")
+
+    def numbers(self, slot: int) -> tuple[int, ...]:
+        """The whole numbers of a vector."""
+        return tuple(int(x) for x in self._values(slot, {"I": "i", "L": "q"}[self._kinds[slot]]))
+
+    def floats(self, slot: int) -> tuple[float, ...]:
+        return self._values(slot, "f")
+
+    def _values(self, slot: int, kind: str) -> tuple[float, ...]:
+        if not self.has(slot):
+            return ()
+        count, start = self.file.vector(self._places[slot], struct.calcsize(kind))
+        self.file.spend(count)
+        return struct.unpack_from(f"<{count}{kind}", self.file.data, start)
+
+    def size(self, slot: int) -> tuple[int, int]:
+        """(length, start) of bytes."""
+        return self.file.vector(self._places[slot], 1) if self.has(slot) else (0, 0)
+
+    def table(self, slot: int, fields: str, name: str) -> _Table | None:
+        return _Table(self.file, self.file.target(self._places[slot]), fields, name) if self.has(slot) else None
+
+    def tables(self, slot: int, fields: str, name: str) -> list[_Table]:
+        if not self.has(slot):
+            return []
+        count, start = self.file.vector(self._places[slot], 4)
+        self.file.spend(count)
+        return [_Table(self.file, self.file.target(start + 4 * index), fields, name) for index in range(count)]
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _TensorFacts:
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    constant: bool
+
+
+def _read_model(file: _File) -> TFLiteStructure:
+    model = file.root(b"TFL3", MODEL, "Model")
+    if model.number(0) != SCHEMA_VERSION:
+        refuse(f"its schema has version {model.number(0)}, expected {SCHEMA_VERSION}")
+    model.text(3)
+    codes = [_operator_code(code) for code in model.tables(1, OPERATOR_CODE, "OperatorCode")]
+    buffers = [buffer.size(0) for buffer in model.tables(4, BUFFER, "Buffer")]
+    if not buffers or buffers[0][0]:
+        refuse("its first buffer is not the empty one")
+    for entry in model.tables(6, METADATA_ENTRY, "Metadata"):
+        if entry.text(0) not in METADATA or entry.number(1) >= len(buffers):
+            refuse(f"metadata {entry.text(0)!r:.60} is not allowed")
+    subgraphs = model.tables(2, SUBGRAPH, "SubGraph")
+    definitions = model.tables(7, SIGNATURE, "SignatureDef")
+    if sorted(x.number(4) for x in definitions) != list(range(len(subgraphs))) or len(subgraphs) > MAX_SIGNATURES:
+        refuse(f"it has {len(subgraphs)} subgraphs and {len(definitions)} signatures, expected one for each")
+    found = TFLiteStructure()
+    for definition in definitions:
+        graph = subgraphs[definition.number(4)]
+        found.signatures.append(_signature(definition, graph, codes, buffers, found.op_counts))
+    if not found.signatures:
+        refuse("it has no signatures")
+    return found
+
+
+def _operator_code(code: _Table) -> int:
+    """The number of a builtin operator; the older of both fields holds those below 127."""
+    number = max(code.number(0), code.number(3))
+    if number not in OPERATORS:
+        refuse(f"operator {number} is not allowed")
+    if not 0 <= code.number(2) <= MAX_VERSION:
+        refuse(f"operator {OPERATORS[number][0]} has version {code.number(2)}")
+    return number
+
+
+def _signature(
+    definition: _Table, graph: _Table, codes: list[int], buffers: list[tuple[int, int]], op_counts: Counter[str]
+) -> Signature:
+    graph.text(4)
+    tensors = [_tensor(tensor, buffers) for tensor in graph.tables(0, TENSOR, "Tensor")]
+    inputs, outputs = graph.numbers(1), graph.numbers(2)
+    declared = (_names(definition, 0, inputs, tensors), _names(definition, 1, outputs, tensors))
+    known = {index for index, tensor in enumerate(tensors) if tensor.constant}
+    if known & set(inputs):
+        refuse("an input is a constant")
+    known |= set(inputs)
+    for operator in graph.tables(3, OPERATOR, "Operator"):
+        op_counts[_operator(operator, codes, tensors, known)] += 1
+    if not set(outputs) <= known:
+        refuse("an output is never computed")
+    return Signature(definition.text(2), *declared)
+
+
+def _names(definition: _Table, slot: int, indices: tuple[int, ...], tensors: list[_TensorFacts]) -> tuple[Tensor, ...]:
+    """A signature's tensors in the order of its subgraph."""
+    names = {entry.number(1): entry.text(0) for entry in definition.tables(slot, TENSOR_MAP, "TensorMap")}
+    if not indices or set(names) != set(indices) or not len(set(names.values())) == len(names) == len(indices):
+        refuse(f"a signature names {len(names)} of {len(indices)} tensors of its subgraph")
+    if not all(0 <= index < len(tensors) for index in indices):
+        refuse("a signature names a tensor that is not there")
+    return tuple(Tensor(names[i], DTYPES[tensors[i].dtype][0], tensors[i].shape) for i in indices)
+
+
+def _tensor(tensor: _Table, buffers: list[tuple[int, int]]) -> _TensorFacts:
+    shape, dtype, buffer = tensor.numbers(0), tensor.number(1), tensor.number(2)
+    name = tensor.text(3)
+    if dtype not in DTYPES:
+        refuse(f"tensor type {dtype} is not allowed")
+    size = DTYPES[dtype][1]
+    if len(shape) > MAX_RANK or any(not 0 < n <= MAX_ELEMENTS for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+        refuse(f"a tensor of shape {shape[:MAX_RANK]} is past the bounds")
+    if buffer >= len(buffers):
+        refuse(f"buffer {buffer} is not there")
+    stored, start = buffers[buffer]
+    if stored and (stored != math.prod(shape) * size or start % size):
+        refuse(f"a tensor of shape {shape} does not hold the data for it")
+    quantization = tensor.table(4, QUANTIZATION, "QuantizationParameters")
+    _check_quantization(quantization, shape, needed=dtype == INT8)
+    return _TensorFacts(name, dtype, shape, constant=stored > 0)
+
+
+def _check_quantization(table: _Table | None, shape: tuple[int, ...], needed: bool) -> None:
+    scales = table.floats(2) if table else ()
+    if table is None or not scales:
+        if needed or (table is not None and table.has(3)):
+            refuse("an int8 tensor has no scale")
+        return
+    zeros, axis = table.numbers(3), table.number(6)
+    whole = len(scales) == 1 or (0 <= axis < len(shape) and len(scales) == shape[axis])
+    if not whole or len(zeros) != len(scales) or not 0 <= axis < max(len(shape), 1):
+        refuse(f"a tensor of shape {shape} has {len(scales)} scales and {len(zeros)} zero points")
+    if not all(math.isfinite(scale) and scale >= 0 for scale in scales) or not all(-128 <= x <= 127 for x in zeros):
+        refuse("a scale or a zero point is out of its range")
+
+
+def _operator(operator: _Table, codes: list[int], tensors: list[_TensorFacts], known: set[int]) -> str:
+    """Check one operator and add what it computes to `known`. Returns its name."""
+    code = operator.number(0)
+    if code >= len(codes):
+        refuse(f"operator code {code} is not there")
+    name, options, fields = OPERATORS[codes[code]]
+    inputs, outputs = operator.numbers(1), operator.numbers(2)
+    if not all(index in known or index == -1 for index in inputs):  # -1: left out
+        refuse(f"{name} reads a tensor before it is computed")
+    if not outputs or len(set(outputs)) != len(outputs) or not all(0 <= i < len(tensors) for i in outputs):
+        refuse(f"{name} has no output that is there")
+    if known & set(outputs):
+        refuse(f"{name} writes a tensor that has a value")
+    known |= set(outputs)
+    kind = operator.number(3)
+    if kind not in (0, options) or bool(kind) != operator.has(4):
+        refuse(f"{name} has options of kind {kind}")
+    if kind:
+        operator.table(4, fields, f"{name} options")
+    elif fields and name != "RESHAPE":  # whose shape may be an input; others' defaults are zeros
+        refuse(f"{name} has no options")
+    quantized = tensors[outputs[0]].dtype == INT8 and name not in ("QUANTIZE", "DEQUANTIZE")
+    return name + "/int8" * quantized
