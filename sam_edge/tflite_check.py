@@ -66,54 +66,58 @@ METADATA_ENTRY = "s u"
 SIGNATURE = "T T s - u"
 TENSOR_MAP = "s u"
 
-# BuiltinOperator -> (name, number of its options' table, the table's fields).
-OPERATORS: dict[int, tuple[str, int, str]] = {
-    0: ("ADD", 11, "b -"),
-    1: ("AVERAGE_POOL_2D", 5, "b p p p p b"),
-    2: ("CONCATENATION", 10, "i b"),
-    3: ("CONV_2D", 1, "b p p b d d b"),
-    4: ("DEPTHWISE_CONV_2D", 2, "b p p i b d d"),
-    6: ("DEQUANTIZE", 0, ""),
-    9: ("FULLY_CONNECTED", 8, "b - b b b -"),
-    14: ("LOGISTIC", 0, ""),
-    18: ("MUL", 21, "b"),
-    19: ("RELU", 0, ""),
-    21: ("RELU6", 0, ""),
-    22: ("RESHAPE", 17, "I"),
-    23: ("RESIZE_BILINEAR", 15, "- - b b"),
-    25: ("SOFTMAX", 9, "f"),
-    28: ("TANH", 0, ""),
-    34: ("PAD", 22, ""),
-    39: ("TRANSPOSE", 26, ""),
-    40: ("MEAN", 27, "b"),
-    41: ("SUB", 28, "b -"),
-    42: ("DIV", 29, "b"),
-    47: ("EXP", 33, ""),
-    53: ("CAST", 0, ""),
-    55: ("MAXIMUM", 39, ""),
-    57: ("MINIMUM", 39, ""),
-    59: ("NEG", 42, ""),
-    65: ("SLICE", 48, ""),
-    66: ("SIN", 0, ""),
-    67: ("TRANSPOSE_CONV", 49, "b p p b b"),
-    71: ("EQUAL", 53, ""),
-    72: ("NOT_EQUAL", 54, ""),
-    74: ("SUM", 27, "b"),
-    75: ("SQRT", 0, ""),
-    76: ("RSQRT", 0, ""),
-    82: ("REDUCE_MAX", 27, "b"),
-    89: ("REDUCE_MIN", 27, "b"),
-    92: ("SQUARE", 66, ""),
-    99: ("SQUARED_DIFFERENCE", 76, ""),
-    101: ("ABS", 78, ""),
-    108: ("COS", 84, ""),
-    114: ("QUANTIZE", 89, ""),
-    123: ("SELECT_V2", 98, ""),
-    126: ("BATCH_MATMUL", 101, "b b b"),
-    130: ("BROADCAST_TO", 104, ""),
-    150: ("GELU", 116, "b"),
-    152: ("RELU_0_TO_1", 0, ""),
+# BuiltinOperator -> (name, inputs it needs, number of its options' table, the table's fields).
+OPERATORS: dict[int, tuple[str, int, int, str]] = {
+    0: ("ADD", 2, 11, "b -"),
+    1: ("AVERAGE_POOL_2D", 1, 5, "b p p p p b"),
+    2: ("CONCATENATION", 1, 10, "i b"),
+    3: ("CONV_2D", 2, 1, "b p p b d d b"),
+    4: ("DEPTHWISE_CONV_2D", 2, 2, "b p p i b d d"),
+    6: ("DEQUANTIZE", 1, 0, ""),
+    9: ("FULLY_CONNECTED", 2, 8, "b - b b b -"),
+    14: ("LOGISTIC", 1, 0, ""),
+    18: ("MUL", 2, 21, "b"),
+    19: ("RELU", 1, 0, ""),
+    21: ("RELU6", 1, 0, ""),
+    22: ("RESHAPE", 1, 17, "I"),
+    23: ("RESIZE_BILINEAR", 2, 15, "- - b b"),
+    25: ("SOFTMAX", 1, 9, "f"),
+    28: ("TANH", 1, 0, ""),
+    34: ("PAD", 2, 22, ""),
+    39: ("TRANSPOSE", 2, 26, ""),
+    40: ("MEAN", 2, 27, "b"),
+    41: ("SUB", 2, 28, "b -"),
+    42: ("DIV", 2, 29, "b"),
+    47: ("EXP", 1, 33, ""),
+    53: ("CAST", 1, 0, ""),
+    55: ("MAXIMUM", 2, 39, ""),
+    57: ("MINIMUM", 2, 39, ""),
+    59: ("NEG", 1, 42, ""),
+    65: ("SLICE", 3, 48, ""),
+    66: ("SIN", 1, 0, ""),
+    67: ("TRANSPOSE_CONV", 3, 49, "b p p b b"),
+    71: ("EQUAL", 2, 53, ""),
+    72: ("NOT_EQUAL", 2, 54, ""),
+    74: ("SUM", 2, 27, "b"),
+    75: ("SQRT", 1, 0, ""),
+    76: ("RSQRT", 1, 0, ""),
+    82: ("REDUCE_MAX", 2, 27, "b"),
+    89: ("REDUCE_MIN", 2, 27, "b"),
+    92: ("SQUARE", 1, 66, ""),
+    99: ("SQUARED_DIFFERENCE", 2, 76, ""),
+    101: ("ABS", 1, 78, ""),
+    108: ("COS", 1, 84, ""),
+    114: ("QUANTIZE", 1, 89, ""),
+    123: ("SELECT_V2", 3, 98, ""),
+    126: ("BATCH_MATMUL", 2, 101, "b b b"),
+    130: ("BROADCAST_TO", 2, 104, ""),
+    150: ("GELU", 1, 116, "b"),
+    152: ("RELU_0_TO_1", 1, 0, ""),
 }
+
+# Inputs beyond those needed: a bias, which may also be left out as -1, and the shape of RESHAPE.
+EXTRA_INPUTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "RESHAPE": 1}
+MAX_CONCATENATED = 1000
 
 # Where the contract's tensors have the sizes that a caller chooses.
 OPEN_SIZES: dict[str, tuple[str, ...]] = dict.fromkeys((*PROMPT_INPUTS, *PREDICTION_OUTPUTS), (PROMPTS,)) | {
@@ -447,11 +451,14 @@ def _operator(operator: _Table, codes: list[int], tensors: list[_TensorFacts], k
     code = operator.number(0)
     if code >= len(codes):
         refuse(f"operator code {code} is not there")
-    name, options, fields = OPERATORS[codes[code]]
+    name, needed, options, fields = OPERATORS[codes[code]]
     inputs, outputs = operator.numbers(1), operator.numbers(2)
-    if not all(index in known or index == -1 for index in inputs):  # -1: left out
+    extra = MAX_CONCATENATED if name == "CONCATENATION" else EXTRA_INPUTS.get(name, 0)
+    if not needed <= len(inputs) <= needed + extra:
+        refuse(f"{name} has {len(inputs)} inputs, expected {needed}")
+    if not all(index in known or (index == -1 and place >= needed) for place, index in enumerate(inputs)):
         refuse(f"{name} reads a tensor before it is computed")
-    if not outputs or len(set(outputs)) != len(outputs) or not all(0 <= i < len(tensors) for i in outputs):
+    if len(outputs) != 1 or not 0 <= outputs[0] < len(tensors):
         refuse(f"{name} has no output that is there")
     if known & set(outputs):
         refuse(f"{name} writes a tensor that has a value")

@@ -157,6 +157,18 @@ def negative_input(model: Any) -> None:
     graph_of(model).operators[0].inputs = [-2, 0]
 
 
+def left_out_input(model: Any) -> None:  # LiteRT reads through a null pointer
+    graph_of(model).operators[0].inputs = [-1, *graph_of(model).operators[0].inputs[1:]]
+
+
+def one_input_too_few(model: Any) -> None:
+    graph_of(model).operators[0].inputs = graph_of(model).operators[0].inputs[:1]
+
+
+def two_outputs(model: Any) -> None:
+    graph_of(model).operators[-1].outputs = [graph_of(model).operators[-1].outputs[0], len(graph_of(model).tensors) - 1]
+
+
 def wild_output(model: Any) -> None:
     graph_of(model).operators[-1].outputs = [9999]
 
@@ -253,8 +265,9 @@ MALICIOUS: dict[Callable[[Any], None], str] = {
         "past the bounds": [huge_tensor, negative_size, many_dimensions],
         "does not hold the data": [longer_than_its_data],
         "tensor type 5": [text_tensor],
-        "before it is computed": [wild_input, negative_input, backwards],
-        "no output that is there": [wild_output],
+        "before it is computed": [wild_input, negative_input, left_out_input, backwards],
+        "TRANSPOSE has 1 inputs, expected 2": [one_input_too_few],
+        "no output that is there": [wild_output, two_outputs],
         "writes a tensor that has a value": [twice_written, written_constant],
         "operator code 77 is not there": [wild_operator_code],
         "field 1 of AVERAGE_POOL_2D options is missing": [no_stride],
