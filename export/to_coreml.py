@@ -100,7 +100,7 @@ def export(model: Sam, plan: Plan) -> Exported:
             "Use the library versions of the export-coreml extra."
         ) from error
     _check_contract(model, files)
-    return Exported(files, tools=("torch", "coremltools"))
+    return Exported(files, tools=("torch", "coremltools"), computed=COMPUTES[plan.recipe.precision])
 
 
 def _check_contract(model: Sam, files: dict[str, bytes]) -> None:

@@ -13,6 +13,7 @@ from sam_edge.contract import LABEL_BOX_BOTTOM_RIGHT, LABEL_BOX_TOP_LEFT
 from sam_edge.export import to_tflite
 from sam_edge.export.pipeline import Exporter, Request
 from sam_edge.export.targets import TARGETS
+from sam_edge.export.to_onnx import exported_values
 from sam_edge.model.checkpoints import save_checkpoint
 from sam_edge.model.sam import Sam
 
@@ -40,12 +41,21 @@ class DroppedMask(Sam):
 @pytest.fixture(scope="module")
 def weights(nano: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(nano, path)
+    save_checkpoint(exported_values(nano, "float16"), path)  # as a release: float16 holds it exactly
     return path
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
-@pytest.mark.parametrize(("fault", "kind"), [(SwappedCorners, "box"), (DroppedMask, "mask")])
+IN_CI = {("onnx", "box"), ("onnx", "mask"), ("openvino", "box"), ("tflite", "mask"), ("coreml", "box")}
+
+
+@pytest.mark.parametrize(
+    ("target", "fault", "kind"),
+    [
+        pytest.param(target, fault, kind, marks=() if (target, kind) in IN_CI else pytest.mark.slow)
+        for target in sorted(TARGETS)
+        for fault, kind in ((SwappedCorners, "box"), (DroppedMask, "mask"))
+    ],
+)
 def test_the_certificate_of_every_format_catches_a_planted_bug(
     target: str, fault: type[Sam], kind: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

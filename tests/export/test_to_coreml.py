@@ -43,6 +43,7 @@ from sam_edge.quantize.recipe import Recipe
 from sam_edge.runtimes import ASSETS
 from sam_edge.runtimes.with_coreml import CoreMLVerifier
 from sam_edge.runtimes.with_torch import TorchRuntime
+from tests.golden_models import golden_model
 from tests.small_artifact import small_manifest
 from tests.small_coreml import encoder, encoder_model
 from tests.tiny_models import tiny_model
@@ -240,6 +241,18 @@ def test_the_family_computes_the_same_as_torch(kind: str, tmp_path: Path) -> Non
         assert_close(
             runtime.decode(embedding, prompts).low_res_masks, expected.decode(embedding, prompts).low_res_masks
         )
+
+
+@pytest.mark.slow  # a whole MobileSAM
+def test_a_published_size_computes_the_same_as_torch(tmp_path: Path) -> None:
+    model = golden_model("vit_t")  # random weights, 1024 pixels
+    runtime = load(export(model, Plan(Recipe("coreml", "fp32"))).files, model.spec, tmp_path / "a")
+    expected = TorchRuntime(model)
+    image = np.random.default_rng(0).standard_normal((1, 3, 1024, 1024)).astype(np.float32)
+    embedding = expected.encode(image)
+    assert_close(runtime.encode(image).image_embeddings, embedding.image_embeddings)
+    prompts = random_prompts(model.spec, 2, 3)
+    assert_close(runtime.decode(embedding, prompts).low_res_masks, expected.decode(embedding, prompts).low_res_masks)
 
 
 # fp16
