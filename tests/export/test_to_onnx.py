@@ -212,19 +212,12 @@ def test_an_opset_that_the_exporter_does_not_make_is_refused(nano: Sam) -> None:
         to_onnx_bytes(nano, opset=17)
 
 
-@pytest.fixture
-def exported_once(monkeypatch: pytest.MonkeyPatch, nano_files: dict[str, bytes]) -> None:
-    """Tracing takes 10 s and is tested above; what follows it is real."""
-    monkeypatch.setattr("sam_edge.export.to_onnx.to_onnx_bytes", lambda *_, **__: nano_files)
-
-
 def plan(nano: Sam, precision: str, *float_units: str) -> Plan:
     rng = np.random.default_rng(1)
     images = [rng.standard_normal((1, 3, 64, 64)).astype(np.float32) for _ in range(4)]
     return Plan(Recipe("onnx", precision, float_units), images)
 
 
-@pytest.mark.usefixtures("exported_once")
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int8-weights"])
 def test_quantized_graphs_load_and_compute_nearly_the_same(nano: Sam, precision: str, tmp_path: Path) -> None:
     files = export(nano, plan(nano, precision)).files
@@ -244,7 +237,6 @@ def to_onnx_float(nano: Sam) -> list[bytes]:
     return list(to_onnx_bytes(nano, weights="float32").values())
 
 
-@pytest.mark.usefixtures("exported_once")
 def test_a_unit_of_the_recipe_stays_float_and_an_unknown_one_is_refused(nano: Sam) -> None:
     def weights_in_int8(*float_units: str) -> int:
         graph = onnx.load_from_string(export(nano, plan(nano, "int8", *float_units)).files["encoder.onnx"])
@@ -259,7 +251,6 @@ def test_a_unit_of_the_recipe_stays_float_and_an_unknown_one_is_refused(nano: Sa
         weights_in_int8("image_encoder.nose")
 
 
-@pytest.mark.usefixtures("exported_once")
 def test_int8_without_photos_is_refused(nano: Sam) -> None:
     with pytest.raises(ExportError, match="int8 needs photos to calibrate on and got none"):
         export(nano, Plan(Recipe("onnx", "int8")))
