@@ -86,6 +86,7 @@ def train(
     and TensorBoard events. `report` gets a dict of figures a step. Raises DataError, CheckpointError.
     """
     accelerate = require("accelerate", extra="train")
+    accelerate.state.AcceleratorState._reset_state()  # or a second run in one process could not have another precision
     accelerator = accelerate.Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="bf16" if config.precision == "bf16" else "no"
     )
