@@ -50,11 +50,17 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class NanoEncoderConfig:
-    """EfficientNet-Lite0 up to block 14, a top-down step from stride 32 to 16, and skips at strides 8 and 4."""
+    """EfficientNet-Lite0 up to block 14, a top-down step from stride 32 to 16, and skips at strides 8 and 4.
+
+    `pixel_path`: channels at strides 4 and 8 of a path that carries what stride 16 knows down to both skips; () for
+    none. `neck_blocks`: residual blocks of two 3x3 convolutions at stride 16.
+    """
 
     image_size: int = 512
     dim: int = 128
     high_res_channels: tuple[int, int] = (32, 64)
+    pixel_path: tuple[int, ...] = ()
+    neck_blocks: int = 0
 
 
 @dataclass(frozen=True)

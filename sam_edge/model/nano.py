@@ -36,6 +36,7 @@ LITE0_BLOCKS = (
 )
 LITE0_STEM_CHANNELS = 32
 LITE0_TAPS = {4: 2, 8: 4, 16: 10, 32: 14}  # stride: last block at that stride
+LATERAL_STD = 0.2  # of 1x1 convolutions from the trunk: its features have an rms of 3 to 9, what is made of them near 1
 
 
 class ScaledConv(nn.Module):
@@ -133,6 +134,56 @@ class EfficientNetLite0(nn.Module):
         return x
 
 
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3; it starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))  # type: ignore[no-any-return]
+
+
+class PixelPath(nn.Module):
+    """What stride 16 knows, carried down to strides 8 and 4 (feature pyramids: Lin et al., arXiv 1612.03144).
+
+    The trunk's own features there have seen little of the photo: they know an edge, not whose edge it is. The result is
+    added to the skips, and starts at zero.
+    """
+
+    def __init__(self, channels_4: int, channels_8: int, config: NanoEncoderConfig) -> None:
+        super().__init__()
+        fine, middle = config.pixel_path
+        self.from_16 = nn.Conv2d(config.dim, middle, kernel_size=1)
+        self.lateral_8 = nn.Conv2d(channels_8, middle, kernel_size=1)
+        self.block_8 = ResidualBlock(middle)
+        self.from_8 = nn.Conv2d(middle, fine, kernel_size=1)
+        self.lateral_4 = nn.Conv2d(channels_4, fine, kernel_size=1)
+        self.block_4 = ResidualBlock(fine)
+        self.to_skip_4 = nn.Conv2d(fine, config.high_res_channels[0], kernel_size=1)
+        self.to_skip_8 = nn.Conv2d(middle, config.high_res_channels[1], kernel_size=1)
+        for conv in (self.lateral_8, self.lateral_4):
+            nn.init.normal_(conv.weight, std=LATERAL_STD / conv.in_channels**0.5)
+        for conv in (self.to_skip_4, self.to_skip_8):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # there is one
+
+    def forward(self, at_4: Tensor, at_8: Tensor, at_16: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the trunk and of the neck -> what is added to the skips at strides 4 and 8."""
+        middle = self.block_8(self.lateral_8(at_8) + twice(self.from_16(at_16)))
+        fine = self.block_4(self.lateral_4(at_4) + twice(self.from_8(F.relu(middle))))
+        return self.to_skip_4(F.relu(fine)), self.to_skip_8(F.relu(middle))
+
+
+def twice(x: Tensor) -> Tensor:
+    """Twice the size, bilinear."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
 class NanoEncoder(nn.Module):
     """image (n, 3, S, S) -> image_embeddings (n, dim, S/16, S/16), features at S/4 and at S/8."""
 
@@ -145,15 +196,19 @@ class NanoEncoder(nn.Module):
         self.lateral_16 = nn.Conv2d(channels[16], dim, kernel_size=1)
         self.lateral_32 = nn.Conv2d(channels[32], dim, kernel_size=1)
         self.neck = nn.Conv2d(dim, dim, kernel_size=3, padding=1)
+        self.neck_blocks = nn.Sequential(*(ResidualBlock(dim) for _ in range(config.neck_blocks)))
         self.skip_8 = nn.Conv2d(channels[8], middle, kernel_size=1)
         self.skip_4 = nn.Conv2d(channels[4], fine, kernel_size=1)
         for conv in (self.lateral_16, self.lateral_32, self.skip_8, self.skip_4):
-            # The trunk's features have an rms of 3 to 9: this brings what is added to the decoder near 1.
-            nn.init.normal_(conv.weight, std=0.2 / conv.in_channels**0.5)
+            nn.init.normal_(conv.weight, std=LATERAL_STD / conv.in_channels**0.5)
+        self.pixel_path = PixelPath(channels[4], channels[8], config) if config.pixel_path else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at_4, at_8, at_16, at_32 = self.trunk(image)
-        coarse = F.interpolate(self.lateral_32(at_32), scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = self.lateral_16(at_16) + coarse
-        x = x + self.neck(F.relu(x))
-        return x, self.skip_4(at_4), self.skip_8(at_8)
+        x = self.lateral_16(at_16) + twice(self.lateral_32(at_32))
+        x = self.neck_blocks(x + self.neck(F.relu(x)))
+        skip_4, skip_8 = self.skip_4(at_4), self.skip_8(at_8)
+        if self.pixel_path is not None:
+            more_4, more_8 = self.pixel_path(at_4, at_8, x)
+            skip_4, skip_8 = skip_4 + more_4, skip_8 + more_8
+        return x, skip_4, skip_8

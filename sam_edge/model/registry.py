@@ -34,7 +34,7 @@ MODELS: dict[str, ModelConfig] = {
     "vit_t": ModelConfig("vit_t", TinyViTConfig()),  # 10.1 M, 0.3 M of them the unused classifier
     "nano": ModelConfig(  # 3.4 M
         "nano",
-        NanoEncoderConfig(),
+        NanoEncoderConfig(pixel_path=(48, 64), neck_blocks=1),
         DecoderConfig(
             dim=128,
             num_heads=4,
