@@ -147,11 +147,13 @@ def check_photo(image: Any) -> None:
 def resized_size(original_size: Size, side: int) -> Size:
     """(height, width) once the longest side is `side`, rounded half up as SAM does (transforms.py); at least 1 each.
 
-    The original rounds a 1 x 4000 photo to height 0 and fails; one row is the only useful answer.
+    The original rounds a 1 x 4000 photo to height 0 and fails; one row is the only useful answer. Whole numbers, so
+    that a graph computes the same (export/photo_input.py): at SAM's 1024 px they never differ from the original's, at
+    384 px for photos whose long side is 2,816 px by one row.
     """
-    height, width = original_size
-    scale = side * 1.0 / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    longest = max(original_size)
+    height, width = (max(1, (2 * length * side + longest) // (2 * longest)) for length in original_size)
+    return height, width
 
 
 def resize_longest_side(image: Photo, side: int) -> Photo:
