@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 from sam_edge.artifact import record_quality
+from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
+from sam_edge.benchmarks.formats import newest, table
 from sam_edge.evaluate.report import tables
 from sam_edge.runtimes import ASSETS
 
@@ -82,6 +84,12 @@ def _latency(_: str, results: Path) -> str:
     return "\n".join([*lines, "", f"`{record['command']}` on {cpu}, {library}, a shared virtual machine."])
 
 
+def _formats(argument: str, results: Path) -> str:
+    """Every exported format of a model, as certified on all of the evaluation sets."""
+    lines = [line for line in _records(results / f"{argument}-export.jsonl") if line["schema"] == FORMATS_SCHEMA]
+    return table(newest(lines))
+
+
 def _quality_record(data: str, results: Path) -> dict[str, Any]:
     fitting = [r for r in _records(results / "nano-quality.jsonl") if Path(r["data"]["paths"][0]).name == data]
     if not fitting:
@@ -98,7 +106,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-BLOCKS: dict[str, Callable[[str, Path], str]] = {"quality": _quality, "summary": _summary, "latency": _latency}
+BLOCKS: dict[str, Callable[[str, Path], str]] = {
+    "formats": _formats,
+    "latency": _latency,
+    "quality": _quality,
+    "summary": _summary,
+}
 
 
 def quality(results: Path) -> dict[str, float]:

@@ -1,0 +1,94 @@
+"""Certificates as records: what each exported artifact is, how right its masks are, how long it takes.
+
+`python -m sam_edge.benchmarks.formats out/* -o benchmarks/results/nano-export.jsonl` reads folders that `sam-edge
+export` wrote, the failed ones too, and appends one JSON line each. `cards.py` makes README's table of them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sam_edge.artifact import CERTIFICATE_NAME, open_artifact
+from sam_edge.benchmarks.machine import describe_machine
+from sam_edge.files import write_bytes_atomically
+
+__all__ = ["SCHEMA", "newest", "record", "table"]
+
+SCHEMA = "sam-edge/export/2"
+KINDS = {"box": "box", "click": "click", "click3": "click3", "mask": "mask input"}
+
+
+def record(directory: Path) -> dict[str, Any]:
+    """One artifact folder's line. Raises ArtifactError."""
+    artifact = open_artifact(directory)
+    manifest = artifact.manifest
+    return {
+        "schema": SCHEMA,
+        "command": manifest.command,
+        "model": manifest.name,
+        "image_size_px": manifest.spec.image_size,
+        "parameters": manifest.parameters,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
+        "target": manifest.target,
+        "precision": manifest.recipe["precision"],
+        "float_units": len(manifest.recipe.get("float_units", ())),
+        "computed_in": manifest.precision,
+        "bytes": artifact.size_bytes,
+        "tool_versions": manifest.tool_versions,
+        "machine": describe_machine(),
+        "certificate": json.loads(artifact.read_file(CERTIFICATE_NAME)),
+    }
+
+
+def newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last record of each model, size, target and precision, in the order of the table."""
+    found = {_key(line): line for line in records}
+    return [found[key] for key in sorted(found)]
+
+
+def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
+    return line["model"], line["image_size_px"], line["target"], line["precision"]
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: format x precision x bytes x mask IoU by prompt kind x latency."""
+    head = ["format", "precision", "MB", *KINDS.values(), "least retained", "encode", "click", "certificate"]
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 3)}---|"]
+    lines += [f"| {' | '.join(_cells(line))} |" for line in records]
+    return "\n".join(lines)
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    found = line["certificate"]
+    kinds, speed = found["kinds"], found.get("speed")
+    retained = min(kind["retention"] for kind in kinds.values())
+    times = [f"{speed[name]:.1f} ms" for name in ("encode_ms", "decode_ms")] if speed else ["not measured yet"] * 2
+    return [
+        line["target"],
+        line["precision"],
+        f"{line['bytes'] / 1e6:.1f}",
+        *(f"{kinds[kind]['mask_iou_mean']:.4f}" for kind in KINDS),
+        f"{100 * retained:.1f} %",
+        *times,
+        "passed" if found["passed"] else "missed",
+    ]
+
+
+@click.command()
+@click.argument("directories", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, help="JSON lines to append to.")
+def main(directories: tuple[Path, ...], out: Path) -> None:
+    """Append the certificates of artifact folders as records."""
+    lines = [record(directory) for directory in directories]
+    before = out.read_text(encoding="utf-8") if out.exists() else ""
+    added = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    write_bytes_atomically(out, (before + added).encode())
+    click.echo(table(newest(lines)))
+
+
+if __name__ == "__main__":
+    main()
