@@ -37,7 +37,7 @@ TINY_CONFIGS = {
     "nano": replace(
         MODELS["nano"],
         name="tiny-nano",
-        encoder=NanoEncoderConfig(image_size=64, dim=32, high_res_channels=(8, 16)),
+        encoder=NanoEncoderConfig(image_size=64, dim=32, high_res_channels=(8, 16), pixel_path=(12, 16), neck_blocks=1),
         decoder=replace(
             MODELS["nano"].decoder,
             dim=32,
@@ -56,6 +56,6 @@ def tiny_model(kind: str, image_size: int | None = None) -> Sam:
     torch.manual_seed(0)
     model = build_model(TINY_CONFIGS[kind], image_size)
     for name, parameter in model.named_parameters():
-        if "pos" in name or "bias" in name or "norm" in name:
+        if "pos" in name or "bias" in name or "norm" in name or not parameter.any():
             nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.2)
     return model
