@@ -8,10 +8,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "memory_bytes"]
+__all__ = ["describe_machine", "machine_state", "memory_bytes"]
 
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
-LIBRARIES = ("numpy", "opencv-python-headless", "onnxruntime", "pillow", "torch")
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
+LIBRARIES = (
+    "sam-edge",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "onnxruntime",
+    "openvino",
+    "ai-edge-litert",
+    "coremltools",
+    "torch",
+)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -34,6 +44,34 @@ def describe_machine() -> dict[str, Any]:
         "libraries": {name: metadata.version(name) for name in LIBRARIES if _installed(name)},
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def machine_state() -> dict[str, Any]:
+    """What changes from one round to the next: load, free memory, clock, temperature; what cannot be read is absent."""
+    found = {
+        "load_average_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "memory_free_bytes": _meminfo("MemAvailable"),
+        "clock_mhz": _clock_mhz(),
+        "temperature_c": _temperature_c(),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _clock_mhz() -> float | None:
+    """The mean of all cores, as the kernel says it; virtual machines show their host's nominal clock."""
+    clocks = [
+        float(line.partition(":")[2])
+        for line in (_read("/proc/cpuinfo") or "").splitlines()
+        if line.startswith("cpu MHz")
+    ]
+    return round(sum(clocks) / len(clocks), 1) if clocks else None
+
+
+def _temperature_c() -> float | None:
+    """The hottest thermal zone."""
+    readings = [_read(str(zone)) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    degrees = [int(text) / 1000 for text in readings if text and text.lstrip("-").isdigit()]
+    return max(degrees) if degrees else None
 
 
 def memory_bytes() -> dict[str, int]:

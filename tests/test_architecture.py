@@ -46,6 +46,7 @@ HEAVY = {
     "accelerate": {"sam_edge/train/loop.py"},
 }
 TORCH_FOLDERS = ("sam_edge/model/", "sam_edge/train/", "export/", "kernels/", "sam_edge/runtimes/with_torch.py")
+TORCH_FOLDERS += ("benchmarks/profile_torch.py", "benchmarks/peers")
 
 
 def sources() -> Iterator[tuple[Path, str]]:

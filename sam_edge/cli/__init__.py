@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "sam_edge.cli.train",
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
+    "bench": "sam_edge.cli.bench",
 }
 
 EXIT_ERROR = 1
