@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from sam_edge.errors import CheckpointError, OutputError
 from sam_edge.model import checkpoints
-from sam_edge.model.checkpoints import load_checkpoint, load_model, save_checkpoint
+from sam_edge.model.checkpoints import load_checkpoint, load_model, save_checkpoint, take_over
+from sam_edge.model.config import NanoEncoderConfig
 from sam_edge.model.registry import MODELS, build_model
 from tests.tiny_models import TINY_CONFIGS, tiny_model
 
@@ -304,3 +306,25 @@ def test_interrupted_saving_keeps_the_old_file(tiny_file: Path, monkeypatch: pyt
 def test_a_built_model_knows_the_whole_configuration_it_was_built_from(name: str) -> None:
     with torch.device("meta"):
         assert build_model(name).config == MODELS[name]
+
+
+def test_a_grown_nano_computes_what_the_smaller_one_did() -> None:
+    config = TINY_CONFIGS["nano"]
+    encoder = config.encoder
+    assert isinstance(encoder, NanoEncoderConfig) and encoder.pixel_path and encoder.neck_blocks
+    smaller = build_model(replace(config, encoder=replace(encoder, pixel_path=(), neck_blocks=0)))
+    grown = build_model(config)
+    take_over(grown, smaller.state_dict(), "smaller.safetensors")
+    image = torch.rand(1, 3, encoder.image_size, encoder.image_size)
+    with torch.no_grad():
+        for ours, theirs in zip(grown.encode(image), smaller.encode(image), strict=True):
+            assert torch.equal(ours, theirs)
+    grown.image_encoder.pixel_path.to_skip_4.bias.data += 1  # the path does reach the skips
+    with torch.no_grad():
+        assert not torch.equal(grown.encode(image)[1], smaller.encode(image)[1])
+
+
+@pytest.mark.parametrize("other", ["vit", "tinyvit"])
+def test_another_kind_of_model_cannot_be_grown_from(other: str) -> None:
+    with pytest.raises(CheckpointError, match=r"other\.pt has .* no place for, expected a checkpoint of the same kind"):
+        take_over(tiny_model("nano"), tiny_model(other).state_dict(), "other.pt")

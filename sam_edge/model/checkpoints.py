@@ -26,7 +26,7 @@ from sam_edge.model.registry import MODELS, PUBLIC_CHECKPOINTS, build_model, mod
 from sam_edge.model.sam import Sam
 from sam_edge.model.vit import resize_positions
 
-__all__ = ["checkpoint_path", "load_checkpoint", "load_model", "save_checkpoint"]
+__all__ = ["checkpoint_path", "load_checkpoint", "load_model", "save_checkpoint", "take_over"]
 
 METADATA_KEY = "sam_edge_config"  # in a safetensors header: ModelConfig as JSON
 NANO_WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"  # in a source checkout
@@ -91,6 +91,22 @@ def load_checkpoint(path: str | Path, *, variant: str | None = None, image_size:
     # Copies, so that the model does not hang on a mapped file that someone may overwrite.
     model.load_state_dict({name: _own_copy(tensor) for name, tensor in state.items()}, strict=True, assign=True)
     return model
+
+
+def take_over(model: Sam, values: dict[str, Tensor], source: str) -> None:
+    """Load the values of an earlier, perhaps smaller model of the same kind into `model`.
+
+    Parts that it did not have keep their start: nano's residual blocks and its pixel path start as nothing, so that the
+    grown model draws what the earlier one drew. Raises CheckpointError for values that have no place.
+    """
+    own = model.state_dict()
+    homeless = [name for name, value in values.items() if name not in own or own[name].shape != value.shape]
+    if homeless:
+        raise CheckpointError(
+            f"{source} has {homeless[0]} and {len(homeless) - 1} more that {model.spec.name} has no place for, "
+            "expected a checkpoint of the same kind of model. Choose another --init or --model."
+        )
+    model.load_state_dict(values, strict=False)
 
 
 def save_checkpoint(model: Sam, path: str | Path, dtype: torch.dtype = torch.float32) -> None:

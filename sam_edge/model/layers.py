@@ -22,10 +22,22 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(1, keepdim=True)
-        variance = centred.square().mean(1, keepdim=True)
+        centred = x - channel_mean(x)
+        variance = channel_mean(centred * centred)
         x = centred / torch.sqrt(variance + self.eps)
         return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+def channel_mean(x: Tensor) -> Tensor:
+    """(n, C, h, w) -> (n, 1, h, w).
+
+    In evaluation a matrix product: runtimes are slow at means over a dimension that is not the last (ONNX Runtime 0.75
+    ms for nano's 64 x 64 x 64, a sixth of a click in all; as a product 0.02 ms).
+    """
+    if torch.is_grad_enabled():  # autocast would make the product a half
+        return x.mean(1, keepdim=True)
+    weights = torch.full((1, x.shape[1]), 1 / x.shape[1], dtype=x.dtype, device=x.device)
+    return (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class MLPBlock(nn.Module):

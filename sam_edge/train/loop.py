@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from sam_edge.errors import CheckpointError, DataError, require
 from sam_edge.evaluate.dataset import open_records
-from sam_edge.model.checkpoints import load_model, save_checkpoint
+from sam_edge.model.checkpoints import load_model, save_checkpoint, take_over
 from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
@@ -247,7 +247,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def _starting_model(config: TrainConfig) -> Sam:
     model = build_model(config.model, image_size=config.image_size)
     if config.init:
-        model.load_state_dict(load_model(config.init).state_dict())
+        take_over(model, load_model(config.init).state_dict(), config.init)
     return model.train()
 
 
