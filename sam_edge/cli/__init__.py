@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
     "bench": "sam_edge.cli.bench",
+    "compare": "sam_edge.cli.compare",
 }
 
 EXIT_ERROR = 1
