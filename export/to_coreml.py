@@ -21,21 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sam_edge.contract import (
-    HIGH_RES_FEATURES,
-    IMAGE,
-    IMAGE_EMBEDDINGS,
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
-    LABEL_EMPTY,
-    LABEL_FOREGROUND,
-    LABEL_PADDING,
-    PREDICTION_OUTPUTS,
-    PROMPT_INPUTS,
-    Float32,
-)
+from sam_edge.contract import IMAGE, PROMPT_INPUTS, Float32
 from sam_edge.coreml_check import (
     MANIFEST_PATH,
     MODEL_PATH,
@@ -46,16 +34,25 @@ from sam_edge.coreml_check import (
     read_package,
 )
 from sam_edge.errors import ExportError, SamEdgeError, require
+from sam_edge.export.graphs import (
+    Decoder,
+    Encoder,
+    check_contract,
+    example_image,
+    example_prompts,
+    exported_values,
+    free_sizes,
+    tensor_names,
+)
 from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_onnx import exported_values
 from sam_edge.export.units import units
-from sam_edge.manifest import POINTS, PROMPTS, contract_tensors
 from sam_edge.model.sam import Sam
 from sam_edge.runtimes.mil_interpreter import Interpreter
 from sam_edge.runtimes.mil_ops import Array
 
 __all__ = ["COMPUTES", "MAX_POINTS", "MAX_PROMPTS", "PRECISIONS", "export"]
 
+EXTRA = "export-coreml"
 PRECISIONS = ("fp32", "fp16", "int8", "int8-weights", "int4-weights")
 # What a device computes in, where that is not what `quantize/recipe.py` says of all targets.
 COMPUTES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int8-weights": "float16", "int4-weights": "float16"}
@@ -76,7 +73,7 @@ def export(model: Sam, plan: Plan) -> Exported:
     if precision == "int8" and not plan.calibration:
         raise ExportError("int8 needs calibration photos, got none: activations have to be seen. Give 16 or more.")
     with _quiet():
-        require("coremltools", extra="export-coreml")
+        require("coremltools", extra=EXTRA)
     model = exported_values(model, "float32")
     names = units(model)
     if unknown := set(float_units) - set(names):
@@ -99,38 +96,15 @@ def export(model: Sam, plan: Plan) -> Exported:
             f"{model.spec.name} cannot be converted to Core ML in {precision} ({reason}). "
             "Use the library versions of the export-coreml extra."
         ) from error
-    _check_contract(model, files)
+    check_contract(model.spec, describe(files), EXTRA)
     return Exported(files, tools=("torch", "coremltools"), computed=COMPUTES[plan.recipe.precision])
 
 
-def _check_contract(model: Sam, files: dict[str, bytes]) -> None:
-    graphs = describe(files)
-    for name, (inputs, outputs) in contract_tensors(model.spec).items():
-        if (graphs[name].inputs, graphs[name].outputs) != (inputs, outputs):
-            raise ExportError(
-                f"the {name} was exported with {graphs[name].inputs}, {graphs[name].outputs}, expected {inputs}, "
-                f"{outputs}. coremltools has changed: use the library versions of the export-coreml extra."
-            )
+# Conversion. The names of `forward`'s arguments become the graphs' inputs, hence decoders with named ones.
 
 
-# Conversion. The names of `forward`'s arguments become the graphs' inputs.
-
-
-class _Encoder(nn.Module):
-    def __init__(self, model: Sam) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.model.encode(image)
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: Sam) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
+class _Decoder(Decoder):
+    def forward(  # type: ignore[override]
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor,
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -148,36 +122,24 @@ class _DecoderWithFeatures(_Decoder):
 
 def _encoder(model: Sam, half: bool) -> Any:
     """A coremltools MLModel with a fixed shape."""
-    size = model.spec.image_size
-    outputs = (IMAGE_EMBEDDINGS, *HIGH_RES_FEATURES)[: 1 + len(model.spec.high_res_channels)]
-    program = torch.export.export(_Encoder(model).eval(), (torch.zeros(1, 3, size, size),))
+    _, outputs = tensor_names(model.spec, "encoder")
+    program = torch.export.export(Encoder(model).eval(), (example_image(model.spec),))
     return _convert(program, outputs, HalfPrecision(prompts=False) if half else None)
 
 
 def _decoder(model: Sam, half: bool) -> Any:
     """A coremltools MLModel with flexible numbers of prompts and points."""
-    size, mask_size = model.spec.image_size, model.spec.mask_size
-    # Two prompts of three slots: a size of 1 would be taken for fixed, and equal sizes for one size.
-    coords = torch.tensor([[0.25, 0.25], [0.75, 0.5], [0.0, 0.0]]).mul(size).repeat(2, 1, 1)
-    labels = torch.tensor(
-        [
-            [LABEL_FOREGROUND, LABEL_PADDING, LABEL_EMPTY],
-            [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT, LABEL_EMPTY],
-        ]
-    ).float()
-    prompts = (coords, labels, torch.zeros(2, 1, mask_size, mask_size), torch.tensor([0.0, 1.0]))
-    embeddings = model.encode(torch.zeros(1, 3, size, size))
-    prompt, point = torch.export.Dim(PROMPTS, min=1, max=MAX_PROMPTS), torch.export.Dim(POINTS, min=1, max=MAX_POINTS)
-    flexible = ({0: prompt, 1: point}, {0: prompt, 1: point}, {0: prompt}, {0: prompt})
-    names = (IMAGE_EMBEDDINGS, *HIGH_RES_FEATURES)[: len(embeddings)]
-    sizes: dict[str, Any] = dict.fromkeys(names) | dict(zip(PROMPT_INPUTS, flexible, strict=True))
+    embeddings = model.encode(example_image(model.spec))
+    inputs, outputs = tensor_names(model.spec, "decoder")
+    free = dict(zip(PROMPT_INPUTS, free_sizes(MAX_PROMPTS, MAX_POINTS), strict=True))
+    sizes = {name: free.get(name) for name in inputs}
     module = _DecoderWithFeatures(model) if len(embeddings) > 1 else _Decoder(model)
-    program = torch.export.export(module.eval(), (*embeddings, *prompts), dynamic_shapes=sizes)
-    return _convert(program, PREDICTION_OUTPUTS, HalfPrecision(prompts=True) if half else None)
+    program = torch.export.export(module.eval(), (*embeddings, *example_prompts(model.spec)), dynamic_shapes=sizes)
+    return _convert(program, outputs, HalfPrecision(prompts=True) if half else None)
 
 
 def _convert(program: Any, outputs: Sequence[str], half: HalfPrecision | None) -> Any:
-    ct = require("coremltools", extra="export-coreml")
+    ct = require("coremltools", extra=EXTRA)
     precision = ct.precision.FLOAT32 if half is None else ct.transform.FP16ComputePrecision(op_selector=half)
     return ct.convert(
         program.run_decompositions({}),
@@ -239,7 +201,7 @@ def _compress(encoder: Any, precision: str, kept: list[int], count: int, calibra
     """`kept`: which of the `count` units stay float."""
     if precision in ("fp32", "fp16"):
         return encoder
-    tools = require("coremltools", extra="export-coreml").optimize.coreml
+    tools = require("coremltools", extra=EXTRA).optimize.coreml
     block = encoder.get_spec().mlProgram.functions["main"].block_specializations[OPSET]
     products = [op for op in block.operations if op.type in UNIT_TYPES]
     if len(products) != count:
@@ -282,9 +244,9 @@ def _quantize_activations(encoder: Any, config: Callable[[Any], Any], ranges: di
     Its `linear_quantize_activations` runs the model, and so needs macOS; in version 9.0 it also forgets all samples but
     the last one (`record_intermediate_output` overwrites before it compares).
     """
-    ct = require("coremltools", extra="export-coreml")
-    registry = require("coremltools.converters.mil.mil.passes.pass_registry", extra="export-coreml").PASS_REGISTRY
-    option = require("coremltools.converters.mil.mil.passes.graph_pass", extra="export-coreml").PassOption
+    ct = require("coremltools", extra=EXTRA)
+    registry = require("coremltools.converters.mil.mil.passes.pass_registry", extra=EXTRA).PASS_REGISTRY
+    option = require("coremltools.converters.mil.mil.passes.graph_pass", extra=EXTRA).PassOption
     settings = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", weight_threshold=0)
     made = config(settings)
     for kind in ("add", "avg_pool", "max_pool"):

@@ -9,51 +9,44 @@ agree as closely as with float32 weights.
 from __future__ import annotations
 
 import contextlib
-import copy
-import hashlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sam_edge.contract import (
-    HIGH_RES_FEATURES,
-    IMAGE,
-    IMAGE_EMBEDDINGS,
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
-    LABEL_EMPTY,
-    LABEL_FOREGROUND,
-    LABEL_PADDING,
-    PREDICTION_OUTPUTS,
-    PROMPT_INPUTS,
-)
 from sam_edge.errors import ExportError, require
+from sam_edge.export.graphs import (
+    MIN_ELEMENTS,
+    Decoder,
+    Encoder,
+    Weights,
+    check_contract,
+    example_image,
+    example_prompts,
+    exported_values,
+    fingerprint,
+    free_sizes,
+    tensor_names,
+)
 from sam_edge.export.onnx_quantization import quantize_dynamic, quantize_static, quantize_weights
 from sam_edge.export.plan import Exported, Plan
 from sam_edge.export.units import unit_weights
-from sam_edge.manifest import POINTS, PROMPTS, contract_tensors
-from sam_edge.model.nano import ScaledConv
 from sam_edge.model.sam import Sam
-from sam_edge.onnx_check import read_onnx_structure
+from sam_edge.onnx_check import describe, read_onnx_structure
 
 __all__ = [
     "DECODER_NAME",
     "ENCODER_NAME",
     "OPSET",
     "PRECISIONS",
-    "Weights",
     "export",
-    "exported_values",
     "to_onnx_bytes",
 ]
-
-Weights: TypeAlias = Literal["float16", "float32"]
 
 ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
@@ -61,7 +54,6 @@ TOOLS = ("onnx", "onnxscript", "onnxslim", "onnxruntime")
 OPSET = 20
 OPSETS = range(18, 23)  # tried; below 18 the exporter says nothing and writes 18
 MAX_KEPT, MAX_KEPT_BYTES = 3, 100_000_000
-MIN_ELEMENTS = 256  # smaller tensors stay float32: biases, norms, tokens, the position encoding's matrix
 MAX_PROMPTS, MAX_POINTS = 4096, 256  # bounds for torch.export, which needs some; the files themselves have none
 
 
@@ -88,7 +80,7 @@ def to_onnx_bytes(model: Sam, *, weights: Weights = "float16", opset: int = OPSE
 
     The last results are kept: precisions and targets of one model (OpenVINO starts here, too) share a trace of 20 s.
     """
-    key = (_fingerprint(model), weights, opset)
+    key = (fingerprint(model), weights, opset)
     if key not in _kept:
         files = _to_onnx_bytes(model, weights, opset)
         if sum(map(len, files.values())) > MAX_KEPT_BYTES:
@@ -102,105 +94,40 @@ def to_onnx_bytes(model: Sam, *, weights: Weights = "float16", opset: int = OPSE
 _kept: dict[tuple[str, Weights, int], dict[str, bytes]] = {}
 
 
-def _fingerprint(model: Sam) -> str:
-    """Of all that decides the graphs: the class, the configuration and the values."""
-    found = hashlib.sha256(repr((type(model), model.config, model.spec)).encode())
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
 def _to_onnx_bytes(model: Sam, weights: Weights, opset: int) -> dict[str, bytes]:
     require("onnx", extra="export")
     if opset not in OPSETS:
         raise ExportError(f"opset is {opset}, expected {OPSETS.start} to {OPSETS.stop - 1}. Leave it out for {OPSET}.")
     model = exported_values(model, weights)
-    size = model.spec.image_size
-    image = torch.zeros(1, 3, size, size)
+    image = example_image(model.spec)
     with torch.no_grad():
         embeddings = model.encode(image)
-    embedding_names = (IMAGE_EMBEDDINGS, *HIGH_RES_FEATURES)[: len(embeddings)]
-    prompts, points = (torch.export.Dim(n, min=1, max=m) for n, m in ((PROMPTS, MAX_PROMPTS), (POINTS, MAX_POINTS)))
-    sizes = (*(None for _ in embeddings), {0: prompts, 1: points}, {0: prompts, 1: points}, {0: prompts}, {0: prompts})
+    sizes = (*(None for _ in embeddings), *free_sizes(MAX_PROMPTS, MAX_POINTS))
+    examples = (image,), (*embeddings, *example_prompts(model.spec))
+    encoder_names, decoder_names = (tensor_names(model.spec, graph) for graph in ("encoder", "decoder"))
     traced = {
-        ENCODER_NAME: _trace(_Encoder(model), (image,), (IMAGE,), embedding_names, None, opset),
-        DECODER_NAME: _trace(
-            _Decoder(model),
-            (*embeddings, *_example_prompts(model)),
-            (*embedding_names, *PROMPT_INPUTS),
-            PREDICTION_OUTPUTS,
-            sizes,
-            opset,
-        ),
+        ENCODER_NAME: _trace(Encoder(model), examples[0], encoder_names, None, opset),
+        DECODER_NAME: _trace(Decoder(model), examples[1], decoder_names, sizes, opset),
     }
     files = {name: _finish(graph, name, weights) for name, graph in traced.items()}
-    for (inputs, outputs), (name, data) in zip(contract_tensors(model.spec).values(), files.items(), strict=True):
-        found = read_onnx_structure(data, name)
-        if (tuple(found.inputs), tuple(found.outputs), found.opset) != (inputs, outputs, opset):
+    check_contract(model.spec, describe(files), "export")
+    for name, data in files.items():
+        if (got := read_onnx_structure(data, name).opset) != opset:
             raise ExportError(
-                f"{name} was exported with {found.inputs}, {found.outputs} at opset {found.opset}, expected {inputs}, "
-                f"{outputs} at {opset}. The exporter has changed: use the library versions of the export extra."
+                f"{name} was exported at opset {got}, expected {opset}. "
+                "The exporter has changed: use the library versions of the export extra."
             )
     return files
 
 
-def exported_values(model: Sam, weights: Weights) -> Sam:
-    """A copy of the model on the CPU with exactly the values that its files will hold.
-
-    nano's fixed scales are multiplied into their convolutions; with weights="float16" every parameter of two or more
-    dimensions and more than MIN_ELEMENTS elements is rounded to float16. Raises ExportError where one is too large.
-    """
-    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, ScaledConv):
-            module.weight.mul_(module.scale)
-            module.scale.fill_(1)
-    if weights == "float16":
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and parameter.numel() > MIN_ELEMENTS:
-                parameter.copy_(parameter.half())
-                if not parameter.isfinite().all():
-                    raise ExportError(f'{name} has weights past float16\'s 65504. Export with weights="float32".')
-    return model
-
-
-class _Encoder(nn.Module):
-    def __init__(self, model: Sam) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.model.encode(image)
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: Sam) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        coords, labels, mask_input, has_mask_input = tensors[-len(PROMPT_INPUTS) :]
-        return self.model.decode(tensors[: -len(PROMPT_INPUTS)], coords, labels, mask_input, has_mask_input)
-
-
-def _example_prompts(model: Sam) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two prompts of three slots: a size of 1 would be taken for fixed, and equal sizes for one size."""
-    size, mask_size = model.spec.image_size, model.spec.mask_size
-    coords = torch.tensor([[0.25, 0.25], [0.75, 0.5], [0.0, 0.0]]).mul(size).repeat(2, 1, 1)
-    labels = torch.tensor(
-        [
-            [LABEL_FOREGROUND, LABEL_PADDING, LABEL_EMPTY],
-            [LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT, LABEL_EMPTY],
-        ]
-    )
-    return coords, labels.float(), torch.zeros(2, 1, mask_size, mask_size), torch.tensor([0.0, 1.0])
-
-
 def _trace(
-    module: nn.Module, inputs: tuple[Tensor, ...], input_names: Any, output_names: Any, sizes: Any, opset: int
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    sizes: Any,
+    opset: int,
 ) -> Any:
-    """An onnx.ModelProto from torch.export, with all data inside."""
+    """An onnx.ModelProto from torch.export, with all data inside. names: of inputs and outputs."""
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -210,8 +137,8 @@ def _trace(
                 opset_version=opset,
                 external_data=False,
                 verbose=False,
-                input_names=list(input_names),
-                output_names=list(output_names),
+                input_names=list(names[0]),
+                output_names=list(names[1]),
                 dynamic_shapes=None if sizes is None else (sizes,),
             )
     except Exception as error:  # the exporter wraps whatever happens in exceptions of several private modules

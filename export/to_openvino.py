@@ -20,16 +20,17 @@ import numpy as np
 
 from sam_edge.contract import Float32
 from sam_edge.errors import ExportError, RuntimeUnavailable, SamEdgeError
+from sam_edge.export.graphs import MIN_ELEMENTS, check_contract, exported_values
 from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_onnx import DECODER_NAME, ENCODER_NAME, MIN_ELEMENTS, exported_values, to_onnx_bytes
+from sam_edge.export.to_onnx import DECODER_NAME, ENCODER_NAME, to_onnx_bytes
 from sam_edge.export.units import check_known, matched, unit_weights
-from sam_edge.manifest import contract_tensors
 from sam_edge.model.sam import Sam
-from sam_edge.openvino_check import read_openvino_structure
+from sam_edge.openvino_check import describe
 from sam_edge.runtimes.with_openvino import import_openvino, without_telemetry
 
 __all__ = ["PRECISIONS", "export"]
 
+EXTRA = "export-openvino"
 PRECISIONS = ("fp32", "fp16", "int8", "int8-weights")
 TOOLS = ("torch", "onnx", "onnxscript", "onnxslim", "openvino")
 WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
@@ -68,7 +69,7 @@ def export(model: Sam, plan: Plan) -> Exported:
         if precision != "fp32":
             _store_as_float16(graph)
         files |= _files(graph, name)
-        _check(files, name, model)
+    check_contract(model.spec, describe(files), EXTRA)
     return Exported(files, tools=(*TOOLS, "nncf") if precision.startswith("int8") else TOOLS)
 
 
@@ -150,16 +151,6 @@ def _files(model: Any, name: str) -> dict[str, bytes]:
     return {f"{name}.xml": text.encode(), f"{name}.bin": weights}
 
 
-def _check(files: dict[str, bytes], name: str, model: Sam) -> None:
-    found = read_openvino_structure(files[f"{name}.xml"], len(files[f"{name}.bin"]), f"{name}.xml")
-    inputs, outputs = contract_tensors(model.spec)[name]
-    if (tuple(found.inputs), tuple(found.outputs)) != (inputs, outputs):
-        raise ExportError(
-            f"{name} was converted with {found.inputs}, {found.outputs}, expected {inputs}, {outputs}. "
-            "The converter has changed: use the library versions of the export-openvino extra."
-        )
-
-
 def _import_nncf() -> Any:
     try:
         with without_telemetry():
@@ -167,7 +158,7 @@ def _import_nncf() -> Any:
     except ImportError as error:
         raise RuntimeUnavailable(
             f"nncf cannot be imported ({error}), and int8 for OpenVINO is made with it. Install it with: "
-            "pip install 'sam-edge[export-openvino]'"
+            f"pip install 'sam-edge[{EXTRA}]'"
         ) from error
     return nncf
 

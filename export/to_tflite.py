@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -24,10 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sam_edge.contract import IMAGE, PROMPT_INPUTS, Float32
+from sam_edge.contract import IMAGE, Float32
 from sam_edge.errors import ExportError, require
+from sam_edge.export.graphs import (
+    Decoder,
+    check_contract,
+    example_image,
+    exported_values,
+    fingerprint,
+    tensor_names,
+)
 from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_onnx import exported_values
 from sam_edge.export.units import check_known, units
 from sam_edge.manifest import POINTS, PROMPTS, contract_tensors
 from sam_edge.model.sam import Sam
@@ -93,45 +99,29 @@ def export(model: Sam, plan: Plan, sizes: Sizes | None = None) -> Exported:
     if plan.recipe.precision == "int8" and not plan.calibration:
         raise ExportError("int8 needs photos for the ranges of its activations, got none. Give some as calibration.")
     files = _quantized(_converted(model, sizes), plan)
-    _check(files, model)
+    check_contract(model.spec, describe(files), EXTRA)
     return Exported(files, {PROMPTS: list(sizes.prompts), POINTS: list(sizes.points)}, TOOLS)
-
-
-def _check(files: dict[str, bytes], model: Sam) -> None:
-    graphs = describe(files)
-    for name, (inputs, outputs) in contract_tensors(model.spec).items():
-        got = graphs[name]
-        if (got.inputs, got.outputs) != (inputs, outputs):
-            raise ExportError(
-                f"{got.file} was exported with {got.inputs}, {got.outputs}, expected {inputs}, {outputs}. {_VERSIONS}"
-            )
 
 
 # -- conversion --------------------------------------------------------------------------------------------------------
 
-_last: tuple[str, dict[str, bytes]] = "", {}
+_last: tuple[object, dict[str, bytes]] = None, {}
 
 
 def _converted(model: Sam, sizes: Sizes) -> dict[str, bytes]:
     """Both files in float32. The last result is kept: a search for a recipe exports one model many times, at the
     minute that each conversion takes."""
     global _last
-    key = _fingerprint(model, sizes)
+    key = fingerprint(model), sizes
     if _last[0] != key:
         model = exported_values(model, "float32")
         _last = key, {ENCODER_NAME: _convert_encoder(model), DECODER_NAME: _convert_decoder(model, sizes)}
     return _last[1]
 
 
-def _fingerprint(model: Sam, sizes: Sizes) -> str:
-    digest = hashlib.sha256(json.dumps([model.config.to_dict(), sizes.prompts, sizes.points]).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class _Encoder(nn.Module):
+    """Its layers are called what `units` calls them, from the root on."""
+
     def __init__(self, model: Sam) -> None:
         super().__init__()
         self.image_encoder = model.image_encoder
@@ -140,34 +130,22 @@ class _Encoder(nn.Module):
         return self.image_encoder(image)  # type: ignore[no-any-return]
 
 
-class _Decoder(nn.Module):
-    def __init__(self, model: Sam) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        coords, labels, mask_input, has_mask_input = tensors[-len(PROMPT_INPUTS) :]
-        return self.model.decode(tensors[: -len(PROMPT_INPUTS)], coords, labels, mask_input, has_mask_input)
-
-
 def _convert_encoder(model: Sam) -> bytes:
-    inputs, outputs = (tuple(t.name for t in tensors) for tensors in contract_tensors(model.spec)["encoder"])
-    assert inputs == (IMAGE,)
     encoder = _Encoder(model)
-    data = _convert({ENCODE_SIGNATURE: (encoder, (torch.zeros(1, 3, model.spec.image_size, model.spec.image_size),))})
+    data = _convert({ENCODE_SIGNATURE: (encoder, (example_image(model.spec),))})
     scopes = {_scope(encoder, name): name for name in units(model)}
-    return _tidy(data, inputs, outputs, scopes)
+    return _tidy(data, *tensor_names(model.spec, "encoder"), scopes)
 
 
 def _convert_decoder(model: Sam, sizes: Sizes) -> bytes:
-    inputs, outputs = contract_tensors(model.spec)["decoder"]
-    decoder, signatures = _Decoder(model), {}
+    inputs, _ = contract_tensors(model.spec)["decoder"]
+    decoder, signatures = Decoder(model), {}
     for prompts in sizes.prompts:
         for points in sizes.points:
             shapes = [[{PROMPTS: prompts, POINTS: points}.get(str(n), n) for n in t.shape] for t in inputs]
             example = [torch.zeros(*(int(n) for n in shape)) for shape in shapes]
             signatures[decode_signature(prompts, points)] = decoder, tuple(example)
-    return _tidy(_convert(signatures), tuple(t.name for t in inputs), tuple(t.name for t in outputs), {})
+    return _tidy(_convert(signatures), *tensor_names(model.spec, "decoder"), {})
 
 
 def _convert(signatures: Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]]) -> bytes:

@@ -21,8 +21,10 @@ def nano() -> Sam:
         for name, parameter in model.image_encoder.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            else:
-                parameter.mul_(2.5 if name.startswith("trunk") else 10.0)
+            elif name.startswith("trunk"):
+                parameter.mul_(2.5)
+            elif not name.startswith(("neck_blocks", "pixel_path")):  # which are random here, and strong enough
+                parameter.mul_(10.0)
         model.mask_decoder.mask_bias.sub_(6.0)
     return model
 

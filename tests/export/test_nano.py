@@ -12,7 +12,7 @@ from sam_edge.contract import LABEL_EMPTY
 from sam_edge.errors import ExportError
 from sam_edge.export import nano as build
 from sam_edge.export import to_onnx
-from sam_edge.export.to_onnx import exported_values
+from sam_edge.export.graphs import exported_values
 from sam_edge.golden_vectors import compare
 from sam_edge.model.checkpoints import save_checkpoint
 from sam_edge.model.sam import Sam

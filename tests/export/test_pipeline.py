@@ -13,8 +13,8 @@ import torch
 from sam_edge.artifact import open_artifact
 from sam_edge.errors import DataError, ExportError
 from sam_edge.export import to_onnx
+from sam_edge.export.graphs import exported_values
 from sam_edge.export.pipeline import FAILED_SUFFIX, Exporter, Request
-from sam_edge.export.to_onnx import exported_values
 from sam_edge.model.checkpoints import save_checkpoint
 from sam_edge.model.sam import Sam
 from sam_edge.runtimes import load

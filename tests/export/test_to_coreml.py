@@ -28,9 +28,9 @@ from sam_edge.contract import (
 from sam_edge.coreml_check import describe, read_package
 from sam_edge.errors import ExportError, RuntimeUnavailable
 from sam_edge.export import to_coreml
+from sam_edge.export.graphs import exported_values
 from sam_edge.export.plan import Plan
 from sam_edge.export.to_coreml import COMPUTES, PRECISIONS, export
-from sam_edge.export.to_onnx import exported_values
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
 from sam_edge.image import preprocess, read_photo

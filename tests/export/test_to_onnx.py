@@ -24,9 +24,10 @@ from sam_edge.contract import (
     PromptTensors,
 )
 from sam_edge.errors import ExportError
+from sam_edge.export.graphs import MIN_ELEMENTS, exported_values
 from sam_edge.export.onnx_quantization import weighted_nodes
 from sam_edge.export.plan import Plan
-from sam_edge.export.to_onnx import MIN_ELEMENTS, export, exported_values, to_onnx_bytes
+from sam_edge.export.to_onnx import export, to_onnx_bytes
 from sam_edge.export.units import matched, unit_weights, units
 from sam_edge.golden_vectors import pack
 from sam_edge.manifest import contract_tensors

@@ -31,8 +31,9 @@ from sam_edge.contract import (
 )
 from sam_edge.errors import ExportError, RuntimeUnavailable
 from sam_edge.export import to_openvino
+from sam_edge.export.graphs import exported_values
 from sam_edge.export.plan import Plan
-from sam_edge.export.to_onnx import exported_values, to_onnx_bytes
+from sam_edge.export.to_onnx import to_onnx_bytes
 from sam_edge.export.to_openvino import PRECISIONS, export
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack

@@ -16,8 +16,8 @@ from sam_edge.artifact import write_artifact
 from sam_edge.contract import LABEL_BACKGROUND, LABEL_EMPTY, LABEL_FOREGROUND, Float32, PromptTensors, Runtime
 from sam_edge.errors import ExportError, PromptError, RuntimeUnavailable
 from sam_edge.export import to_tflite
+from sam_edge.export.graphs import exported_values
 from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_onnx import exported_values
 from sam_edge.export.to_tflite import PRECISIONS, Sizes, export
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
@@ -350,7 +350,7 @@ def test_signatures_of_several_sizes_agree_with_torch_and_share_their_weights(
 @pytest.mark.slow  # another two conversions
 def test_the_same_model_gives_the_same_bytes(model: Sam, exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = exported("fp32").files
-    monkeypatch.setattr(to_tflite, "_last", ("", {}))
+    monkeypatch.setattr(to_tflite, "_last", (None, {}))
     assert export(model, Plan(Recipe("tflite", "fp32")), ONE).files == first
 
 
