@@ -8,22 +8,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sam_edge.artifact import Artifact, open_artifact
-from sam_edge.contract import PROMPT_INPUTS, Embedding, Float32, ModelSpec, Prediction, PromptTensors
+from sam_edge.contract import Embedding, Float32, ModelSpec, Prediction, PromptTensors
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import contract_tensors
-from sam_edge.runtimes.feeds import check_target, decoder_feeds, encoder_feeds
+from sam_edge.runtimes.feeds import PROMPTS_A_RUN, check_target, decode_in_parts, decoder_feeds, encoder_feeds
 
 __all__ = ["OnnxRuntime", "load"]
 
 TARGET = "onnx"
-# A larger batch goes through the decoder in parts whose tensors stay in the cache: with nano 8.6 ms of one core a
-# prompt, against 11.2 at 64 together, and a sixteenth of the memory. The parts run side by side, each on one thread:
-# one part on two threads costs 10.9.
-PROMPTS_A_RUN = 4
 ERRORS_ONLY = 3  # onnxruntime's severity: its warnings are about graphs, which a user cannot change
 
 
@@ -43,7 +37,8 @@ class OnnxRuntime:
         graphs = {name: files[manifest.graphs[name].file] for name in ("encoder", "decoder")}
         self._encoder, self._decoder = (_session(artifact, name, graph, threads) for name, graph in graphs.items())
         self._workers = threads or os.cpu_count() or 1
-        # A second decoder of one thread, made when a large batch first asks for it; several threads may run it at once.
+        # A second decoder of one thread, made when a large batch first asks for it; several threads may run it at once:
+        # parts side by side cost 8.6 ms of a core a prompt (nano), one part on two threads 10.9.
         self._make_batch_decoder = partial(_session, artifact, "decoder", graphs["decoder"], 1)
         if canary:
             check_embeddings(self, artifact.read_golden(), manifest.embedding_tolerance)
@@ -59,17 +54,9 @@ class OnnxRuntime:
 
     def decode(self, embedding: Embedding, prompts: PromptTensors) -> Prediction:
         feeds = decoder_feeds(self.spec, embedding, prompts)
-        count = len(prompts.point_labels)
-        if count <= PROMPTS_A_RUN:
+        if len(prompts.point_labels) <= PROMPTS_A_RUN:
             return Prediction(*self._decoder.run(None, feeds))
-
-        def run(start: int) -> list[Float32]:
-            few = {name: feeds[name][start : start + PROMPTS_A_RUN] for name in PROMPT_INPUTS}
-            return list(self._batch_decoder.run(None, feeds | few))
-
-        parts = self._pool.map(run, range(0, count, PROMPTS_A_RUN))
-        low_res_masks, iou_predictions = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-        return Prediction(low_res_masks, iou_predictions)
+        return decode_in_parts(feeds, partial(self._batch_decoder.run, None), self._pool.map)
 
     @cached_property
     def _batch_decoder(self) -> Any:
@@ -77,7 +64,6 @@ class OnnxRuntime:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        _ = self._batch_decoder  # here, once, and not by several threads at a time
         return ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
 

@@ -15,18 +15,16 @@ from typing import Any, cast
 import numpy as np
 
 from sam_edge.artifact import Artifact, open_artifact
-from sam_edge.contract import PROMPT_INPUTS, Embedding, Float32, ModelSpec, Prediction, PromptTensors
+from sam_edge.contract import Embedding, Float32, ModelSpec, Prediction, PromptTensors
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import contract_tensors
-from sam_edge.runtimes.feeds import check_target, decoder_feeds, encoder_feeds
+from sam_edge.runtimes.feeds import check_target, decode_in_parts, decoder_feeds, encoder_feeds
 
 __all__ = ["OpenVinoRuntime", "import_openvino", "load", "without_telemetry"]
 
 TARGET = "openvino"
 DEVICE = "CPU"
-# A larger batch goes through the decoder in parts: a prompt costs the same, a batch of 64 a sixteenth of the memory.
-PROMPTS_A_RUN = 4
 OPTIONS = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16 where the CPU has it: embeddings off by 8 to 13 %
@@ -64,14 +62,7 @@ class OpenVinoRuntime:
         return Embedding(image_embeddings, tuple(high_res_features))
 
     def decode(self, embedding: Embedding, prompts: PromptTensors) -> Prediction:
-        feeds = decoder_feeds(self.spec, embedding, prompts)
-        parts = []
-        # One run at least: without prompts, the shapes are still the decoder's.
-        for start in range(0, max(len(prompts.point_labels), 1), PROMPTS_A_RUN):
-            few = {name: feeds[name][start : start + PROMPTS_A_RUN] for name in PROMPT_INPUTS}
-            parts.append(self._decoder.run(feeds | few))
-        low_res_masks, iou_predictions = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-        return Prediction(low_res_masks, iou_predictions)
+        return decode_in_parts(decoder_feeds(self.spec, embedding, prompts), self._decoder.run)
 
 
 def load(directory: str | Path, threads: int = 0, *, canary: bool = True) -> OpenVinoRuntime:
