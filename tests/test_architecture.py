@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
 # Arrows that must not exist although the order would allow them.
 FORBIDDEN = {("runtimes", "kernels"), ("evaluate", "model"), ("predictor", "model"), ("everything", "model")}
+FORBIDDEN.add(("kernels", "model"))
 HEAVY = {
     "onnxruntime": {"sam_edge/runtimes/with_onnxruntime.py", "export/onnx_quantization.py"},
     "onnx": {"export/to_onnx.py", "export/onnx_quantization.py"},
@@ -44,8 +45,15 @@ HEAVY = {
     "ai_edge_quantizer": {"export/to_tflite.py"},
     "coremltools": {"sam_edge/runtimes/with_coreml.py", "export/to_coreml.py"},
     "accelerate": {"sam_edge/train/loop.py"},
+    "triton": {  # and `require`d or asked for its switch in two more, which define no kernel
+        "kernels/triton_blocks.py",
+        *(f"kernels/{op}/triton_kernel.py" for op in ("mask_statistics", "rel_pos_attention", "window_attention")),
+        "kernels/compile_check.py",
+        "kernels/launch.py",
+    },
 }
 TORCH_FOLDERS = ("sam_edge/model/", "sam_edge/train/", "export/", "kernels/", "sam_edge/runtimes/with_torch.py")
+TORCH_FOLDERS += ("benchmarks/kernels.py", "benchmarks/kernels_")
 TORCH_FOLDERS += ("benchmarks/profile_torch.py", "benchmarks/peers")
 
 
