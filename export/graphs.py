@@ -25,7 +25,7 @@ from sam_edge.contract import (
 )
 from sam_edge.errors import ExportError
 from sam_edge.manifest import POINTS, PROMPTS, Graph, contract_tensors
-from sam_edge.model.nano import ScaledConv
+from sam_edge.model.nano import fold_scales
 from sam_edge.model.sam import Sam
 
 __all__ = [
@@ -108,10 +108,7 @@ def exported_values(model: Sam, weights: Weights) -> Sam:
     dimensions and more than MIN_ELEMENTS elements is rounded to float16. Raises ExportError where one is too large.
     """
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, ScaledConv):
-            module.weight.mul_(module.scale)
-            module.scale.fill_(1)
+    fold_scales(model)
     if weights == "float16":
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and parameter.numel() > MIN_ELEMENTS:

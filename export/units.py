@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sam_edge.errors import ExportError
-from sam_edge.model.nano import ScaledConv
+from sam_edge.model.nano import ScaledConv, folded_weight
 from sam_edge.model.sam import Sam
 
 __all__ = ["check_known", "matched", "unit_weights", "units"]
@@ -36,7 +36,7 @@ def unit_weights(model: Sam) -> dict[str, Weights]:
     names = {module: name for name, module in model.image_encoder.named_modules(prefix="image_encoder")}
 
     def note(module: nn.Module, *_: object) -> None:
-        weight = module.weight * module.scale if isinstance(module, ScaledConv) else module.weight
+        weight = folded_weight(module) if isinstance(module, ScaledConv) else module.weight
         assert isinstance(weight, torch.Tensor)
         seen.setdefault(names[module], weight.detach().float().cpu().numpy())
 

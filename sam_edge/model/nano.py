@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sam_edge.model.config import NanoEncoderConfig
 from sam_edge.model.depthwise import trained_depthwise
 
-__all__ = ["LITE0_BLOCKS", "NanoEncoder"]
+__all__ = ["LITE0_BLOCKS", "NanoEncoder", "ScaledConv", "fold_scales", "folded_weight"]
 
 # (expansion, kernel, stride, channels out) of the blocks in use; the published network has one more, of 320 channels.
 LITE0_BLOCKS = (
@@ -70,6 +70,20 @@ class ScaledConv(nn.Module):
         else:
             x = F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
         return F.relu6(x) if self.relu6 else x
+
+
+def folded_weight(conv: ScaledConv) -> Tensor:
+    """The weight that `conv` computes with: its scale multiplied in."""
+    return conv.weight * conv.scale
+
+
+@torch.no_grad()
+def fold_scales(model: nn.Module) -> None:
+    """Multiply every fixed scale inside `model` into its convolution, in place; what it computes stays the same."""
+    for module in model.modules():
+        if isinstance(module, ScaledConv):
+            module.weight.copy_(folded_weight(module))
+            module.scale.fill_(1)
 
 
 class InvertedResidual(nn.Module):

@@ -16,7 +16,7 @@ import click
 import torch
 
 from sam_edge.model.checkpoints import load_model, save_checkpoint
-from sam_edge.model.nano import ScaledConv
+from sam_edge.model.nano import fold_scales
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
 
@@ -42,11 +42,7 @@ def averaged(models: Sequence[Sam]) -> Sam:
 
 def scaled(model: Sam) -> Sam:
     """The model with its scales multiplied in, changed in place and returned."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, ScaledConv):
-                module.weight.mul_(module.scale)
-                module.scale.fill_(1)
+    fold_scales(model)
     return model
 
 
