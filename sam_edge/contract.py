@@ -7,7 +7,7 @@ dataclasses below; S is the model's input side in pixels, B prompts, N point slo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ MASK_THRESHOLD = 0.0  # a logit above it is mask
 
 # Tensor names, in the order in which graphs declare them.
 IMAGE = "image"
+PHOTO = "photo"  # in its place where the encoder's graph preprocesses
 IMAGE_EMBEDDINGS = "image_embeddings"
 HIGH_RES_FEATURES = ("high_res_features_0", "high_res_features_1")
 HIGH_RES_STRIDES = (4, 8)
@@ -78,7 +79,8 @@ class ModelSpec:
 
     `image_size` is S in pixels. `high_res_channels` is () or (channels at S/4, channels at S/8).
     `pixel_mean` and `pixel_std` are per RGB channel in grey levels 0 to 255. `pred_iou_thresh` and
-    `stability_score_thresh` are the ones that suit this model in everything mode.
+    `stability_score_thresh` are the ones that suit this model in everything mode. `photo_input`: the encoder takes the
+    photo itself, (H, W, 3) uint8 of any size, and preprocesses it in its graph.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ModelSpec:
     pixel_std: tuple[float, float, float] = SAM_PIXEL_STD
     pred_iou_thresh: float = SAM_PRED_IOU_THRESH
     stability_score_thresh: float = SAM_STABILITY_SCORE_THRESH
+    photo_input: bool = False
 
     @property
     def embedding_size(self) -> int:
@@ -146,8 +149,9 @@ class Runtime(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
 
-    def encode(self, image: Float32) -> Embedding:
-        """image (1, 3, S, S) float32, resized, normalised, zero-padded right and below."""
+    def encode(self, image: NDArray[Any]) -> Embedding:
+        """What `image.preprocess` gives for this spec: image (1, 3, S, S) float32, resized, normalised, zero-padded
+        right and below, or with `photo_input` the photo (H, W, 3) uint8."""
         ...
 
     def decode(self, embedding: Embedding, prompts: PromptTensors) -> Prediction: ...

@@ -162,12 +162,15 @@ def resize_longest_side(image: Photo, side: int) -> Photo:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def preprocess(image: Photo, spec: ModelSpec) -> tuple[Float32, Size]:
+def preprocess(image: Photo, spec: ModelSpec) -> tuple[NDArray[Any], Size]:
     """Photo (H, W, 3) uint8 to the encoder's image (1, 3, S, S) float32, and the (h, w) of it that the photo fills.
 
-    Zeros are padded right and below after normalisation: they stand for the mean colour, not for black.
+    Zeros are padded right and below after normalisation: they stand for the mean colour, not for black. An encoder that
+    does all this itself (`photo_input`) gets the photo.
     """
     check_photo(image)
+    if spec.photo_input:
+        return np.ascontiguousarray(image), resized_size((image.shape[0], image.shape[1]), spec.image_size)
     resized = resize_longest_side(image, spec.image_size)
     return normalise_and_pad(resized.transpose(2, 0, 1)[None], spec), (resized.shape[0], resized.shape[1])
 

@@ -10,10 +10,12 @@ from sam_edge.contract import ModelSpec
 
 __all__ = [
     "EMBEDDING_TOLERANCE",
+    "HEIGHT",
     "POINTS",
     "PREPROCESSING",
     "PROMPTS",
     "SCHEMA",
+    "WIDTH",
     "FileEntry",
     "Graph",
     "JsonDict",
@@ -22,8 +24,9 @@ __all__ = [
     "contract_tensors",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 PROMPTS, POINTS = "prompts", "points"  # names of the dynamic sizes B and N, as graphs declare them
+HEIGHT, WIDTH = "height", "width"  # and of a photo's
 
 # Of the stored embedding's standard deviation, float32 on both sides. The order of sums moves it by 1e-6, half
 # precision by 1e-3 and more.
@@ -124,7 +127,9 @@ def contract_tensors(spec: ModelSpec) -> dict[str, tuple[tuple[Tensor, ...], tup
         tensor(low_res_masks, PROMPTS, contract.NUM_MASKS, mask, mask),
         tensor(iou_predictions, PROMPTS, contract.NUM_MASKS),
     )
+    image = tensor(contract.IMAGE, 1, 3, side, side)
+    photo = Tensor(contract.PHOTO, "uint8", (HEIGHT, WIDTH, 3))
     return {
-        "encoder": ((tensor(contract.IMAGE, 1, 3, side, side),), embeddings),
+        "encoder": ((photo if spec.photo_input else image,), embeddings),
         "decoder": ((*embeddings, *prompts), predictions),
     }

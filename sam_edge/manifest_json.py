@@ -142,7 +142,7 @@ class _Object:
 
 
 def _typed(value: Any, kind: type[_T], where: str) -> _T:
-    if not isinstance(value, kind) or isinstance(value, bool):  # True is an int to Python; no field is a bool
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):  # True is an int to Python
         _refuse(f"{where} is {value!r:.60}, expected {kind.__name__}")
     return value
 
@@ -164,6 +164,7 @@ def _spec(data: _Object) -> ModelSpec:
         pixel_std=_per_channel(data.take("pixel_std", list), "spec.pixel_std"),
         pred_iou_thresh=_share(data.take("pred_iou_thresh", float), "spec.pred_iou_thresh"),
         stability_score_thresh=_share(data.take("stability_score_thresh", float), "spec.stability_score_thresh"),
+        photo_input=data.take("photo_input", bool),
     )
     data.done()
     if spec.image_size % EMBEDDING_STRIDE:

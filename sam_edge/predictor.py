@@ -71,6 +71,8 @@ class SamPredictor:
     def set_torch_image(self, transformed_image: Any, original_image_size: Size) -> None:
         """Encode an image (1, 3, h, w), tensor or array of 0 to 255, that `transform` resized. Raises ImageError."""
         start = perf_counter()
+        if self.runtime.spec.photo_input:
+            raise ImageError("this model's encoder takes whole photos, got a resized one. Use set_image(photo).")
         resized = to_array(transformed_image)
         height, width = (int(side) for side in original_image_size)
         input_size = resized_size((height, width), self.runtime.spec.image_size)
@@ -78,7 +80,7 @@ class SamPredictor:
         check_shape("transformed_image", resized, (1, 3, *input_size), hint, ImageError)
         self._encode(normalise_and_pad(resized, self.runtime.spec), (height, width), input_size, start)
 
-    def _encode(self, tensor: Float32, original_size: Size, input_size: Size, start: float) -> None:
+    def _encode(self, tensor: NDArray[Any], original_size: Size, input_size: Size, start: float) -> None:
         self.reset_image()
         ready = perf_counter()
         self.features = self.runtime.encode(tensor)

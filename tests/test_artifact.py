@@ -157,7 +157,7 @@ def set_at(*path: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (set_at("schema", 1), "has schema 1, this version reads 2"),
+        (set_at("schema", 1), "has schema 1, this version reads 3"),
         (set_at("schema", True), "schema is True, expected int"),
         (set_at("preprocessing", "pad", "centre"), "a preprocessing that this version does not do"),
         (set_at("fixed_sizes", {"prompts": [4]}), "fixed_sizes names \\['prompts'\\], expected points and prompts"),
@@ -228,7 +228,7 @@ def whole_document() -> dict[str, Any]:
         graphs[key] = {"file": f"{key}.onnx", "op_counts": {}, **described}
     files = {f"{key}.onnx": {"sha256": "0" * 64, "bytes": 1} for key in graphs}
     manifest = dataclasses.asdict(small_manifest()) | {"graphs": graphs, "files": files}
-    return dict(json.loads(json.dumps(manifest | {"schema": 2, "preprocessing": manifest_json.PREPROCESSING})))
+    return dict(json.loads(json.dumps(manifest | {"schema": 3, "preprocessing": manifest_json.PREPROCESSING})))
 
 
 def test_the_document_of_the_next_test_is_whole() -> None:
