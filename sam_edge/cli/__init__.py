@@ -25,7 +25,9 @@ COMMANDS = {
     "train": "sam_edge.cli.train",
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
+    "web": "sam_edge.cli.web",
     "bench": "sam_edge.cli.bench",
+    "report": "sam_edge.cli.report",
     "compare": "sam_edge.cli.compare",
 }
 

@@ -1,0 +1,30 @@
+"""`sam-edge report`: benchmark records as Markdown and as one self-contained page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  sam-edge report bench.jsonl -o report
+  sam-edge report laptop.jsonl phone-kit/results -o report"""
+
+
+@click.command("report", epilog=EXAMPLES, short_help="Make a page of benchmark records.")
+@click.argument("files", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="DIR", help="report.html and report.md go in here.")
+def command(files: tuple[str, ...], output: str) -> None:
+    """Make a page of FILES: records of `sam-edge bench`, or a device kit's folder with what its tools wrote.
+
+    The page is one file without scripts and without anything from elsewhere. It is drawn from the records alone.
+    """
+    from sam_edge.benchmarks.records import read_records
+    from sam_edge.benchmarks.report import write_report
+
+    loaded = read_records(files)
+    for note in loaded.notes:
+        click.echo(f"note: {note}", err=True)
+    for path in write_report(loaded.records, Path(output), loaded.notes):
+        click.echo(f"wrote {path}")
