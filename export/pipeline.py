@@ -97,6 +97,18 @@ class Row:
         return {**vars(self), "seconds": round(self.seconds, 3), "passed": self.passed}
 
 
+@dataclass(frozen=True)
+class Certified:
+    """A draft's certificate, and how far its embeddings lie from the golden ones, in standard deviations of those."""
+
+    certificate: dict[str, Any]
+    embedding_difference: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.certificate["passed"])
+
+
 Progress = Callable[[str, str, str], None]  # target, precision, stage
 
 
@@ -149,11 +161,12 @@ class Exporter:
         draft = self.draft(target, recipe)
         self.progress(target.name, precision, "certify")
         found = self.certify(target, draft)
-        row = Row(target.name, precision, "certify", "", draft.size_bytes, time.perf_counter() - start, found)
+        seconds = time.perf_counter() - start
+        row = Row(target.name, precision, "certify", "", draft.size_bytes, seconds, found.certificate)
         if not row.passed and not self.request.allow_fail:
             return row
         self.progress(target.name, precision, "write")
-        artifact = self._write(target, draft, found)
+        artifact = self._write(draft, found)
         return replace(
             row,
             stage="done",
@@ -206,13 +219,13 @@ class Exporter:
             self._fp32[target.name] = draft
         return draft
 
-    def certify(self, target: Target, draft: Artifact) -> dict[str, Any]:
-        """The certificate of a draft, measured through the target's runtime."""
+    def certify(self, target: Target, draft: Artifact) -> Certified:
+        """What a draft's files do when the target's runtime computes them."""
         precision = draft.manifest.recipe["precision"]
         runtime = load_to_verify(draft, self.request.threads)
         kinds = compare_evaluations(self.reference_evaluation, measure(runtime, self.records))
         errors = output_errors(self.reference, runtime, self.records[:MAX_OUTPUT_PHOTOS])
-        return certificate(
+        found = certificate(
             precision=precision,
             kinds=kinds,
             outputs=errors,
@@ -222,6 +235,7 @@ class Exporter:
             runtime=runtime.name,
             golden=compare(runtime, self.golden),
         )
+        return Certified(found, embedding_difference(runtime, self.golden))
 
     @property
     def reference_evaluation(self) -> Evaluation:
@@ -247,21 +261,18 @@ class Exporter:
             "photos": len(self.records),
         }
 
-    def _write(self, target: Target, draft: Artifact, found: dict[str, Any]) -> Artifact:
-        manifest = draft.manifest
-        names = [name for name in manifest.files if name != GOLDEN_NAME]
-        files = {name: draft.read_file(name) for name in names} | {GOLDEN_NAME: draft.read_file(GOLDEN_NAME)}
-        spec, precision = manifest.spec, manifest.recipe["precision"]
-        name = self.request.folder_name or f"{spec.name}-{spec.image_size}-{target.name}-{precision}"
-        measured = embedding_difference(load_to_verify(draft, self.request.threads), self.golden)
-        if not found["passed"]:
+    def _write(self, draft: Artifact, found: Certified) -> Artifact:
+        spec, precision = draft.manifest.spec, draft.manifest.recipe["precision"]
+        name = self.request.folder_name or f"{spec.name}-{spec.image_size}-{draft.manifest.target}-{precision}"
+        if not found.passed:
             name += FAILED_SUFFIX
         manifest = replace(
-            manifest,
-            embedding_tolerance=_tolerance(measured),
-            quality={} if found["passed"] else {"certificate_passed": 0},
+            draft.manifest,
+            embedding_tolerance=_tolerance(found.embedding_difference),
+            quality={} if found.passed else {"certificate_passed": 0},
         )
-        files[CERTIFICATE_NAME] = to_bytes(found)
+        files = {path: draft.read_file(path) for path in draft.manifest.files}
+        files[CERTIFICATE_NAME] = to_bytes(found.certificate)
 
         def check(written: Artifact) -> None:
             load_to_verify(written, self.request.threads, canary=True)

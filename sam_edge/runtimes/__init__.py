@@ -1,6 +1,6 @@
 """Runtimes: what computes `encode` and `decode`. One adapter a file; a library is imported when its runtime is loaded.
 
-A new runtime is a file `with_<library>.py` with a `load(path, threads)`, a line in RUNTIMES and a test.
+A new runtime is a file `with_<library>.py` with a `load(path, threads)`, an adapter in RUNTIMES and a test.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
 from sam_edge.contract import Runtime
@@ -21,38 +22,52 @@ ASSETS = Path(__file__).parent.parent / "assets"
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
-def _onnx(model: str | Path, threads: int) -> Runtime:
+class Verifier(Protocol):
+    def __call__(self, artifact: Artifact, threads: int, *, canary: bool) -> Runtime: ...
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`load`: an artifact's folder, for torch a name or a file, and threads -> what serves the model. `verifier`: the
+    same for an opened artifact, also where its files can be checked but not served; None for torch, which has none."""
+
+    load: Callable[[str | Path, int], Runtime]
+    verifier: Verifier | None = None
+
+
+def _onnx() -> Adapter:
     from sam_edge.runtimes import with_onnxruntime
 
-    return with_onnxruntime.load(_artifact_folder(model), threads)
+    return Adapter(with_onnxruntime.load, with_onnxruntime.OnnxRuntime)
 
 
-def _openvino(model: str | Path, threads: int) -> Runtime:
+def _openvino() -> Adapter:
     from sam_edge.runtimes import with_openvino
 
-    return with_openvino.load(_artifact_folder(model), threads)
+    return Adapter(with_openvino.load, with_openvino.OpenVinoRuntime)
 
 
-def _tflite(model: str | Path, threads: int) -> Runtime:
+def _tflite() -> Adapter:
     from sam_edge.runtimes import with_tflite
 
-    return with_tflite.load(_artifact_folder(model), threads)
+    return Adapter(with_tflite.load, with_tflite.TFLiteRuntime)
 
 
-def _coreml(model: str | Path, threads: int) -> Runtime:
+def _coreml() -> Adapter:
     from sam_edge.runtimes import with_coreml
 
-    return with_coreml.load(_artifact_folder(model), threads)
+    return Adapter(with_coreml.load, with_coreml.verifier)
 
 
-def _torch(model: str | Path, threads: int) -> Runtime:
+def _torch() -> Adapter:
     from sam_edge.runtimes import with_torch
 
-    return with_torch.load(model, threads)
+    return Adapter(with_torch.load)
 
 
-# The runtime of a target has the target's name, so that "auto" finds it in an artifact's manifest.
-RUNTIMES: dict[str, Callable[[str | Path, int], Runtime]] = {
+# The runtime of a target has the target's name, so that "auto" finds it in an artifact's manifest. A file is imported
+# when its adapter is asked for.
+RUNTIMES: dict[str, Callable[[], Adapter]] = {
     "onnx": _onnx,
     "openvino": _openvino,
     "tflite": _tflite,
@@ -73,32 +88,19 @@ def load(model: str | Path, runtime: str = AUTO, *, threads: int = 0) -> Runtime
         raise RuntimeUnavailable(f"threads is {threads}, expected 0 (the library chooses) or more. Leave it out.")
     if runtime == AUTO:
         runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(_artifact_folder(model))
-    return RUNTIMES[runtime](model, threads)
+    return RUNTIMES[runtime]().load(model if runtime == "torch" else _artifact_folder(model), threads)
 
 
 def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False) -> Runtime:
     """A runtime that computes the artifact's files, also where they can be checked but not served (Core ML away from
     macOS). Raises ArtifactError, RuntimeUnavailable."""
     target = artifact.manifest.target
-    if target == "onnx":
-        from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
-
-        return OnnxRuntime(artifact, threads, canary=canary)
-    if target == "openvino":
-        from sam_edge.runtimes.with_openvino import OpenVinoRuntime
-
-        return OpenVinoRuntime(artifact, threads, canary=canary)
-    if target == "tflite":
-        from sam_edge.runtimes.with_tflite import TFLiteRuntime
-
-        return TFLiteRuntime(artifact, threads, canary=canary)
-    if target == "coreml":
-        from sam_edge.runtimes import with_coreml
-
-        return with_coreml.verifier(artifact, threads, canary=canary)
-    raise ArtifactError(
-        f"{artifact.directory} is for {target!r:.60}, which this version does not know. Update sam-edge."
-    )
+    verifier = RUNTIMES[target]().verifier if target in RUNTIMES else None
+    if verifier is None:
+        raise ArtifactError(
+            f"{artifact.directory} is for {target!r:.60}, which this version does not know. Update sam-edge."
+        )
+    return verifier(artifact, threads, canary=canary)
 
 
 def _target(folder: Path) -> str:
