@@ -33,7 +33,7 @@ from sam_edge.coreml_check import (
     package_manifest,
     read_package,
 )
-from sam_edge.errors import ExportError, SamEdgeError, require
+from sam_edge.errors import ExportError, RuntimeUnavailable, require
 from sam_edge.export.graphs import (
     Decoder,
     Encoder,
@@ -88,7 +88,7 @@ def export(model: Sam, plan: Plan) -> Exported:
             encoder = _compress(encoder, precision, kept, len(names), plan.calibration)
             decoder = _decoder(model, half=precision != "fp32")
             files = _package("encoder", encoder) | _package("decoder", decoder)
-    except SamEdgeError:
+    except (ExportError, RuntimeUnavailable):
         raise
     except Exception as error:  # torch.export and coremltools raise whatever their passes meet
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_edge.coreml_check import OPERATORS
+from sam_edge.errors import ArtifactError
 from sam_edge.runtimes.mil_ops import OPS, Array
 
 TOLERANCE = 2e-5  # of the largest value: float32 both ways, only the order of sums differs
@@ -61,7 +62,7 @@ def test_padding_counts_only_where_its_type_says_so() -> None:
     assert_close(got, F.conv2d(torch.from_numpy(x), torch.from_numpy(weight)))
     uneven = OPS["conv"](x, weight, pad_type="custom", pad=numbers(0, 1, 2, 0))
     assert_close(uneven, F.conv2d(F.pad(torch.from_numpy(x), (2, 0, 0, 1)), torch.from_numpy(weight)))
-    with pytest.raises(NotImplementedError, match="pad_type 'same'"):
+    with pytest.raises(ArtifactError, match=r"pad_type is 'same', expected 'custom'\. Check the file on macOS"):
         OPS["conv"](x, weight, pad_type="same")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sam_edge.coreml_check import MilType, MilValue, Operation, Program
+from sam_edge.errors import ArtifactError
 from sam_edge.runtimes.mil_ops import OPS, Array
 
 __all__ = ["Interpreter", "Observer"]
@@ -25,7 +26,7 @@ WEIGHT_OPS = ("const", "constexpr_affine_dequantize", "constexpr_cast", "constex
 
 
 class Interpreter:
-    """Holds a program's constants as arrays. Raises NotImplementedError for a form of an operator it does not know."""
+    """Holds a program's constants as arrays. Raises ArtifactError for a form of an operator it does not know."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -105,5 +106,7 @@ def _typed(result: Any, kind: MilType) -> Array:
     array = array.astype(HELD.get(kind.dtype, kind.dtype), copy=False)
     expected = tuple(got if size is None else size for size, got in zip(kind.shape, array.shape, strict=False))
     if len(kind.shape) != array.ndim or array.shape != expected:
-        raise NotImplementedError(f"a result has shape {array.shape}, but the file says {kind.shape}")
+        raise ArtifactError(
+            f"a result has shape {array.shape}, expected {kind.shape} as the file says. Export the model again."
+        )
     return array

@@ -2,7 +2,8 @@
 
 Written after the definitions in coremltools (mil/ops/defs, iOS 15 to 17), to check files where there is no Core ML.
 Every function takes its operator's parameters by their names, as arrays, and computes in float32; a parameter that the
-file leaves out has the operator's own default. Activations are (n, C, h, w).
+file leaves out has the operator's own default. Activations are (n, C, h, w). Raises ArtifactError for forms of an
+operator that are not known here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from sam_edge.errors import ArtifactError
 
 __all__ = ["OPS", "Array"]
 
@@ -355,13 +358,17 @@ def _padded(x: Array, pad_type: str, pad: Array | None) -> Array:
 
 def _sides(pad_type: str, pad: Array | None) -> tuple[int, ...]:
     """Top, bottom, left, right. The padding of type "custom" counts, that of "valid" does not."""
-    _only(pad_type in ("custom", "valid"), True, f"pad_type {pad_type!r}")
+    if pad_type != "valid":
+        _only(pad_type, "custom", "pad_type")
     return integers(pad) if pad_type == "custom" and pad is not None else (0, 0, 0, 0)
 
 
 def _only(got: Any, known: Any, what: str) -> None:
+    """Raises ArtifactError for a form of an operator that no export of this package has."""
     if got != known:
-        raise NotImplementedError(f"{what} is {got}, expected {known}")
+        raise ArtifactError(
+            f"{what} is {got!r:.40}, expected {known!r}. Check the file on macOS, or export the model again."
+        )
 
 
 def _reduce(function: Callable[..., Array]) -> Callable[..., Array]:

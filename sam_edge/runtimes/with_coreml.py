@@ -7,6 +7,7 @@ certificates can be measured where the file was made.
 
 from __future__ import annotations
 
+import abc
 import importlib.util
 import platform
 import sys
@@ -47,7 +48,7 @@ COMPUTE_UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 Compute: TypeAlias = Callable[[dict[str, Float32]], dict[str, Float32]]  # arrays by name, in and out
 
 
-class _Packages:
+class _Packages(abc.ABC):
     """What both share: `contract.Runtime` over two functions from named arrays to named arrays."""
 
     name = "coreml"
@@ -62,8 +63,9 @@ class _Packages:
         if canary:
             check_embeddings(self, artifact.read_golden(), manifest.embedding_tolerance)
 
+    @abc.abstractmethod
     def _load(self, artifact: Artifact, name: str) -> Compute:
-        raise NotImplementedError
+        """What computes the graph `name`. Raises ArtifactError."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -197,9 +199,10 @@ def _coremltools() -> Any:
 
 
 def _wrong_program(artifact: Artifact, name: str, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"the {name} of {artifact.directory} cannot be computed ({_line(error)}). Export the model again."
-    )
+    where = f"the {name} of {artifact.directory} cannot be computed"
+    if isinstance(error, ArtifactError):  # says itself what to do
+        return ArtifactError(f"{where}: {error}")
+    return ArtifactError(f"{where} ({_line(error)}). Export the model again.")
 
 
 def _line(error: Exception) -> str:
