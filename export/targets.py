@@ -14,11 +14,31 @@ from sam_edge.quantize.recipe import PRECISIONS
 
 __all__ = ["TARGETS", "Target", "find_target"]
 
-CONVERTERS = {  # target: (libraries that an export needs, the extra that installs them)
-    "onnx": (("onnx", "onnxscript", "onnxslim"), "export"),
-    "openvino": (("onnx", "onnxslim", "openvino", "nncf"), "export-openvino"),
-    "coreml": (("coremltools",), "export-coreml"),
-    "tflite": (("litert_torch", "ai_edge_quantizer", "ai_edge_litert"), "export-tflite"),
+
+@dataclass(frozen=True)
+class Converter:
+    """The libraries that an export needs, those that int8 needs besides, and the extra that installs all of them."""
+
+    libraries: tuple[str, ...]
+    extra: str
+    int8_libraries: tuple[str, ...] = ()
+
+    def check(self, target: str, precision: str) -> None:
+        """Raises RuntimeUnavailable where one is missing, with the line that installs it."""
+        for library in self.libraries + (self.int8_libraries if precision.startswith("int8") else ()):
+            if importlib.util.find_spec(library) is None:
+                raise RuntimeUnavailable(
+                    f"exporting to {target} in {precision} needs {library}, which is not installed. "
+                    f"Install it with: pip install 'sam-edge[{self.extra}]'"
+                )
+
+
+ONNX = ("onnx", "onnxscript", "onnxslim")  # OpenVINO's files are made from these graphs
+CONVERTERS = {
+    "onnx": Converter(ONNX, "export"),
+    "openvino": Converter((*ONNX, "openvino"), "export-openvino", int8_libraries=("nncf",)),
+    "coreml": Converter(("coremltools",), "export-coreml"),
+    "tflite": Converter(("litert_torch", "ai_edge_quantizer", "ai_edge_litert"), "export-tflite"),
 }
 
 
@@ -36,13 +56,7 @@ class Target:
         """Raises ExportError for a precision that it has not, RuntimeUnavailable without its converter."""
         if precision not in PRECISIONS:
             raise ExportError(f"precision {precision!r:.60} is not known, expected one of: {', '.join(PRECISIONS)}.")
-        libraries, extra = CONVERTERS[self.name]
-        for library in libraries:
-            if importlib.util.find_spec(library) is None:
-                raise RuntimeUnavailable(
-                    f"exporting to {self.name} needs {library}, which is not installed. "
-                    f"Install it with: pip install 'sam-edge[{extra}]'"
-                )
+        CONVERTERS[self.name].check(self.name, precision)
         if precision not in self.precisions:
             raise ExportError(f"{self.name} has no {precision}, expected one of: {', '.join(self.precisions)}.")
 
