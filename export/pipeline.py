@@ -29,7 +29,7 @@ from sam_edge.evaluate.protocol import Evaluation
 from sam_edge.evaluate.provenance import data_sha256
 from sam_edge.export.certificate import Speed, certificate, to_bytes
 from sam_edge.export.golden_photos import golden_photos
-from sam_edge.export.plan import Exported, Plan
+from sam_edge.export.plan import Exported, Plan, Sizes
 from sam_edge.export.targets import Target, find_target
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import GoldenPhoto, compare, embedding_difference, pack
@@ -58,7 +58,8 @@ MAX_OUTPUT_PHOTOS = 8  # for the largest error of each tensor
 @dataclass(frozen=True)
 class Request:
     """What to export. `data`: labelled photos for the certificate, the bundled ones when empty; at most `photos` of
-    them (0: all), drawn evenly. `recipes` by (target, precision). `licence` and `training_data` are the manifest's."""
+    them (0: all), drawn evenly. `recipes` by (target, precision). `sizes` are TFLite's. `licence` and `training_data`
+    are the manifest's."""
 
     model: str
     out: Path
@@ -71,6 +72,7 @@ class Request:
     allow_fail: bool = False
     measure_speed: bool = True
     recipes: Mapping[tuple[str, str], Recipe] = field(default_factory=dict)
+    sizes: Sizes = Sizes()
     licence: str = "that of the checkpoint"
     training_data: str = "that of the checkpoint"
     command: str = ""
@@ -211,7 +213,7 @@ class Exporter:
             return self._fp32[target.name]
         self.progress(target.name, recipe.precision, "convert")
         images = self.calibration.images if recipe.precision == "int8" else ()
-        exported = target.export(self.model, Plan(recipe, images))
+        exported = target.export(self.model, Plan(recipe, images, self.request.sizes))
         folder = Path(self._scratch.name) / f"{target.name}-{recipe.precision}-{time.monotonic_ns()}"
         files = exported.files | {GOLDEN_NAME: pack(self.golden)}
         draft = write_artifact(folder, self._manifest(target, recipe, exported), files)

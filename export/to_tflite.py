@@ -16,7 +16,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from sam_edge.export.graphs import (
     fingerprint,
     tensor_names,
 )
-from sam_edge.export.plan import Exported, Plan
+from sam_edge.export.plan import Exported, Plan, Sizes
 from sam_edge.export.units import check_known, units
 from sam_edge.manifest import POINTS, PROMPTS, contract_tensors
 from sam_edge.model.sam import Sam
@@ -49,37 +48,17 @@ from sam_edge.tflite_check import (
     read_tflite_structure,
 )
 
-__all__ = ["PRECISIONS", "Sizes", "export"]
+__all__ = ["PRECISIONS", "export"]
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
 EXTRA = "export-tflite"
 TOOLS = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer")
-MAX_SIZE = 4096  # prompts or points of a signature; a manifest takes no more
 UNIT_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 EVERY = ".*"  # operator, in the quantizer's rules
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The prompts and the points that one run of the decoder takes; each pair of them is a signature of its file.
-
-    One prompt a run, since several together take as long as one after the other (nano, one thread: 11.0 ms for one,
-    44.3 for four). 8 slots take no longer than 2, 16 take 15 % longer.
-    """
-
-    prompts: tuple[int, ...] = (1,)
-    points: tuple[int, ...] = (8, 32)
-
-    def __post_init__(self) -> None:
-        for name, sizes in ((PROMPTS, self.prompts), (POINTS, self.points)):
-            if not sizes or sizes != tuple(sorted(set(sizes))) or not 1 <= sizes[0] <= sizes[-1] <= MAX_SIZE:
-                raise ExportError(
-                    f"sizes of {name} are {list(sizes)}, expected rising numbers of 1 to {MAX_SIZE}. Name each once."
-                )
-
-
-def export(model: Sam, plan: Plan, sizes: Sizes | None = None) -> Exported:
-    """Convert the model as `plan.recipe` says. `sizes`: what the decoder takes at once, by default `Sizes()`.
+def export(model: Sam, plan: Plan) -> Exported:
+    """Convert the model as `plan.recipe` says, with a decoder for `plan.sizes`.
 
     "int8" quantizes the encoder with ranges from `plan.calibration`; where it has attention, only its units, since the
     arithmetic between them (norms, softmax) does not stand eight bits. "int8-dynamic" is for the matrix products of
@@ -90,7 +69,6 @@ def export(model: Sam, plan: Plan, sizes: Sizes | None = None) -> Exported:
     with _quiet():
         for library in ("litert_torch", "ai_edge_quantizer"):
             require(library, extra=EXTRA)
-    sizes = sizes or Sizes()
     if plan.recipe.precision not in PRECISIONS:
         raise ExportError(
             f"precision is {plan.recipe.precision}, expected one of: {', '.join(PRECISIONS)}. Choose another target."
@@ -98,9 +76,9 @@ def export(model: Sam, plan: Plan, sizes: Sizes | None = None) -> Exported:
     check_known(plan.recipe.float_units, units(model))
     if plan.recipe.precision == "int8" and not plan.calibration:
         raise ExportError("int8 needs photos for the ranges of its activations, got none. Give some as calibration.")
-    files = _quantized(_converted(model, sizes), plan)
+    files = _quantized(_converted(model, plan.sizes), plan)
     check_contract(model.spec, describe(files), EXTRA)
-    return Exported(files, {PROMPTS: list(sizes.prompts), POINTS: list(sizes.points)}, TOOLS)
+    return Exported(files, {PROMPTS: list(plan.sizes.prompts), POINTS: list(plan.sizes.points)}, TOOLS)
 
 
 # -- conversion --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sam_edge.cli.arguments import Several
 
 if TYPE_CHECKING:
     from sam_edge.export.pipeline import Exporter, Row
+    from sam_edge.export.plan import Sizes
     from sam_edge.quantize.recipe import Recipe
 
 EXAMPLES = """\b
@@ -53,6 +54,12 @@ EXIT_MISSED = 1
 @click.option(
     "--recipe", "recipe_files", multiple=True, metavar="FILE", help="A recipe to use; its target and precision."
 )
+@click.option(
+    "--tflite-prompts", metavar="N,...", help="Numbers of prompts that a TFLite decoder takes at once.  [default: 1]"
+)
+@click.option(
+    "--tflite-points", metavar="N,...", help="Numbers of points a prompt that it takes; a box is 2.  [default: 8,32]"
+)
 @click.option("--threads", default=2, show_default=True, help="CPU threads for the certificate.")
 @click.option("--allow-fail", is_flag=True, help="Keep an artifact that misses its bounds, under a name with .failed.")
 @click.option("--no-speed", is_flag=True, help="Do not time the exported encoder against its fp32 form.")
@@ -68,6 +75,8 @@ def command(
     photos: int,
     search: str | None,
     recipe_files: tuple[str, ...],
+    tflite_prompts: str | None,
+    tflite_points: str | None,
     threads: int,
     allow_fail: bool,
     no_speed: bool,
@@ -84,6 +93,7 @@ def command(
 
     jobs = _jobs(targets, precisions)
     recipes = _recipes(model, jobs, recipe_files)
+    sizes = _sizes(jobs, tflite_prompts, tflite_points)
     request = Request(
         model=model,
         out=Path(out),
@@ -95,6 +105,7 @@ def command(
         allow_fail=allow_fail,
         measure_speed=not no_speed,
         recipes=recipes,
+        sizes=sizes,
         command=shlex.join(["sam-edge", *(_shown(argument) for argument in sys.argv[1:])]),
     )
     rows = []
@@ -148,6 +159,30 @@ def _recipes(model: str, jobs: Sequence[tuple[str, str]], files: Sequence[str]) 
             )
         found[recipe.target, recipe.precision] = recipe
     return found
+
+
+def _sizes(jobs: Sequence[tuple[str, str]], prompts: str | None, points: str | None) -> Sizes:
+    """What TFLite's decoder takes at once, as far as it is given."""
+    from sam_edge.errors import ExportError
+    from sam_edge.export.plan import Sizes
+
+    given = {name: text for name, text in (("prompts", prompts), ("points", points)) if text is not None}
+    if given and "tflite" not in (target for target, _ in jobs):
+        options = " and ".join(f"--tflite-{name}" for name in given)
+        raise ExportError(f"{options} came without tflite, expected `--to tflite`. Add it, or leave them out.")
+    return Sizes(**{name: _numbers(f"--tflite-{name}", text) for name, text in given.items()})
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """`1,16` -> (1, 16)."""
+    from sam_edge.errors import ExportError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ExportError(
+            f"{option} is {text!r:.60}, expected whole numbers such as 1,16. Write them with commas, without spaces."
+        ) from None
 
 
 def _searched(exporter: Exporter, target: str, photos: Path, out: Path) -> Recipe:

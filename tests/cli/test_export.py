@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from sam_edge.cli import main
 from sam_edge.cli.arguments import Several
+from sam_edge.errors import ExportError
+from sam_edge.export import pipeline
+from sam_edge.export.plan import Sizes
 from sam_edge.model.checkpoints import save_checkpoint
 from tests.cli.command_line import assert_one_line_error, run
 from tests.sa1b import PHOTOS
@@ -60,6 +65,9 @@ def test_a_checkpoint_becomes_certified_folders_that_verify(weights: Path, tmp_p
         (("--precision", "int8", "--calibrate", "none"), ("none is no folder",)),
         (("--precision", "int8"), ("int8 needs photos to calibrate on", "--calibrate DIR")),
         (("--data", "none"), ("none: does not exist",)),
+        (("--to", "tflite", "--tflite-prompts", "1,x"), ("--tflite-prompts is '1,x', expected whole numbers such as",)),
+        (("--to", "tflite", "--tflite-points", "8,2"), ("sizes of points are [8, 2], expected rising numbers",)),
+        (("--tflite-prompts", "1,16"), ("--tflite-prompts came without tflite, expected `--to tflite`",)),
         (("--recipe", "none.json"), ("none.json cannot be read as a recipe",)),
     ],
 )
@@ -73,6 +81,19 @@ def test_what_cannot_be_exported_gives_one_line_and_no_folder(
     assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
     assert all(part in errors[0] for part in parts), errors
     assert not (tmp_path / "out").exists()
+
+
+def test_sizes_of_tflite_reach_the_export(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def stop(request: Any, _: Any) -> None:
+        asked.append(request)
+        raise ExportError("enough")
+
+    monkeypatch.setattr(pipeline, "Exporter", stop)
+    arguments = ["export", "--model", str(weights), "--to", "tflite", "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--tflite-prompts", "1,16"]) == main(arguments) == 1
+    assert [request.sizes for request in asked] == [Sizes(prompts=(1, 16)), Sizes()]
 
 
 def test_photos_that_judge_may_not_calibrate(weights: Path, tmp_path: Path) -> None:

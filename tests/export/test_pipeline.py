@@ -15,6 +15,7 @@ from sam_edge.errors import DataError, ExportError
 from sam_edge.export import to_onnx
 from sam_edge.export.graphs import exported_values
 from sam_edge.export.pipeline import FAILED_SUFFIX, Exporter, Request
+from sam_edge.export.plan import Exported, Plan, Sizes
 from sam_edge.model.checkpoints import save_checkpoint
 from sam_edge.model.sam import Sam
 from sam_edge.runtimes import load
@@ -125,6 +126,22 @@ def test_int8_needs_calibration_photos_that_are_not_the_ones_it_is_judged_by(
 def test_what_is_not_known_is_refused(exporter: Exporter, target: str, precision: str, reason: str) -> None:
     with pytest.raises(ExportError, match=reason):
         exporter.export(target, precision)
+
+
+def test_an_exporter_gets_the_sizes_that_were_asked_for(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+
+    def note(_: Sam, plan: Plan) -> Exported:
+        plans.append(plan)
+        raise ExportError("enough")
+
+    monkeypatch.setattr(to_onnx, "export", note)
+    sizes = Sizes((1, 16), (2, 8))
+    with Exporter(Request(str(weights), tmp_path, threads=1, sizes=sizes)) as exporter, pytest.raises(ExportError):
+        exporter.export("onnx", "fp32")
+    assert [plan.sizes for plan in plans] == [sizes]
 
 
 def test_speed_is_measured_against_the_targets_own_float(exported_once: None, weights: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from sam_edge.contract import LABEL_BACKGROUND, LABEL_EMPTY, LABEL_FOREGROUND, F
 from sam_edge.errors import ExportError, PromptError, RuntimeUnavailable
 from sam_edge.export import to_tflite
 from sam_edge.export.graphs import exported_values
-from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_tflite import PRECISIONS, Sizes, export
+from sam_edge.export.plan import Exported, Plan, Sizes
+from sam_edge.export.to_tflite import PRECISIONS, export
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
 from sam_edge.image import Photo, preprocess, read_photo
@@ -72,7 +72,7 @@ def exported(model: Sam, photos: list[Photo]) -> Callable[..., Exported]:
     def get(precision: str, float_units: tuple[str, ...] = ()) -> Exported:
         key = precision, float_units
         if key not in made:
-            made[key] = export(model, Plan(Recipe("tflite", *key), calibration), ONE)
+            made[key] = export(model, Plan(Recipe("tflite", *key), calibration, ONE))
         return made[key]
 
     return get
@@ -259,7 +259,7 @@ def test_the_decoder_stays_float_in_int8_and_has_int8_products_in_int8_dynamic(e
 )
 def test_recipes_that_cannot_be_followed_say_why(model: Sam, recipe: Recipe, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(model, Plan(recipe), ONE)
+        export(model, Plan(recipe, sizes=ONE))
 
 
 @pytest.mark.parametrize("sizes", [((), (8,)), ((2, 1), (8,)), ((1,), (8, 8)), ((0,), (8,)), ((1,), (5000,))])
@@ -268,30 +268,35 @@ def test_sizes_that_no_file_can_have_are_refused(sizes: tuple[tuple[int, ...], t
         Sizes(*sizes)
 
 
+def test_more_signatures_than_a_file_may_have_are_refused_before_the_minutes_of_a_conversion() -> None:
+    with pytest.raises(ExportError, match="9 sizes of prompts and 8 of points make 72 signatures, expected at most 64"):
+        Sizes(tuple(range(1, 10)), tuple(range(1, 9)))
+
+
 def test_an_export_is_silent_and_converts_a_model_once(
     exported: Any, model: Sam, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = exported("fp32")
     capfd.readouterr()
-    assert export(model, Plan(Recipe("tflite", "fp32")), ONE).files == first.files
+    assert export(model, Plan(Recipe("tflite", "fp32"), sizes=ONE)).files == first.files
     assert capfd.readouterr() == ("", "")
 
     def refuse(*_: Any) -> bytes:
         raise AssertionError("converted again")
 
     monkeypatch.setattr(to_tflite, "_convert", refuse)
-    export(model, Plan(Recipe("tflite", "fp16")), ONE)
+    export(model, Plan(Recipe("tflite", "fp16"), sizes=ONE))
     other = exported_values(model, "float32")
     with torch.no_grad():
         next(other.parameters()).mul_(1.5)
     with pytest.raises(AssertionError, match="converted again"):
-        export(other, Plan(Recipe("tflite", "fp16")), ONE)
+        export(other, Plan(Recipe("tflite", "fp16"), sizes=ONE))
 
 
 def test_without_the_converter_it_says_how_to_install_it(model: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     with pytest.raises(RuntimeUnavailable, match=r"pip install 'sam-edge\[export-tflite\]'"):
-        export(model, Plan(Recipe("tflite", "fp32")), ONE)
+        export(model, Plan(Recipe("tflite", "fp32"), sizes=ONE))
 
 
 def test_what_the_converter_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +307,7 @@ def test_what_the_converter_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(litert_torch, "signature", fail)
     with pytest.raises(ExportError, match=r"cannot convert this model \(no lowering\)") as caught:
-        export(tiny_model("nano"), Plan(Recipe("tflite", "fp32")), ONE)
+        export(tiny_model("nano"), Plan(Recipe("tflite", "fp32"), sizes=ONE))
     assert "\n" not in str(caught.value)
 
 
@@ -310,13 +315,12 @@ def test_what_the_converter_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("kind", ["vit", "tinyvit"])
 def test_the_family_computes_what_torch_computes(kind: str, photos: list[Photo], tmp_path: Path) -> None:
     model = tiny_model(kind)
-    result = export(model, Plan(Recipe("tflite", "fp32")), Sizes((2,), (4,)))
+    result = export(model, Plan(Recipe("tflite", "fp32"), sizes=Sizes((2,), (4,))))
     reference = TorchRuntime(model)
     assert_same(load(result, model, tmp_path / "a"), reference, photos[0], kinds_of_prompts(reference, photos[0]))
     calibration = [preprocess(photo, model.spec)[0] for photo in photos]
     names = units(model)
-    plan = Plan(Recipe("tflite", "int8", tuple(names[:2])), calibration)
-    quantized = export(model, plan, Sizes((2,), (4,)))
+    quantized = export(model, Plan(Recipe("tflite", "int8", tuple(names[:2])), calibration, Sizes((2,), (4,))))
     counts = describe(quantized.files)["encoder"].op_counts
     weighted = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     assert sum(counts.get(op, 0) for op in weighted) == 2
@@ -331,7 +335,7 @@ def test_signatures_of_several_sizes_agree_with_torch_and_share_their_weights(
     photos: list[Photo], tmp_path: Path
 ) -> None:
     model = tiny_model("nano")
-    several, one = (export(model, Plan(Recipe("tflite", "fp16")), s) for s in (Sizes((1, 3), (3, 6)), ONE))
+    several, one = (export(model, Plan(Recipe("tflite", "fp16"), sizes=s)) for s in (Sizes((1, 3), (3, 6)), ONE))
     reference = TorchRuntime(exported_values(model, "float16"))
     runtime = load(several, model, tmp_path / "a")
     tensor, _ = preprocess(photos[0], model.spec)
@@ -351,13 +355,13 @@ def test_signatures_of_several_sizes_agree_with_torch_and_share_their_weights(
 def test_the_same_model_gives_the_same_bytes(model: Sam, exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = exported("fp32").files
     monkeypatch.setattr(to_tflite, "_last", (None, {}))
-    assert export(model, Plan(Recipe("tflite", "fp32")), ONE).files == first
+    assert export(model, Plan(Recipe("tflite", "fp32"), sizes=ONE)).files == first
 
 
 @pytest.mark.slow  # minutes, gigabytes
 def test_mobilesam_at_its_full_size_computes_what_torch_computes(photos: list[Photo], tmp_path: Path) -> None:
     model = golden_model("vit_t")
     reference = TorchRuntime(model)
-    result = export(model, Plan(Recipe("tflite", "fp32")), Sizes((1,), (4,)))
+    result = export(model, Plan(Recipe("tflite", "fp32"), sizes=Sizes((1,), (4,))))
     click = {"click": kinds_of_prompts(reference, photos[0])["click"]}
     assert_same(load(result, model, tmp_path / "a"), reference, photos[0], click)
