@@ -27,7 +27,6 @@ from sam_edge.contract import IMAGE, PROMPT_INPUTS, Float32
 from sam_edge.coreml_check import (
     MANIFEST_PATH,
     MODEL_PATH,
-    OPSET,
     WEIGHTS_PATH,
     describe,
     package_manifest,
@@ -46,6 +45,7 @@ from sam_edge.export.graphs import (
 )
 from sam_edge.export.plan import Exported, Plan
 from sam_edge.export.units import units
+from sam_edge.mil_program import OPSET
 from sam_edge.model.sam import Sam
 from sam_edge.runtimes.mil_interpreter import Interpreter
 from sam_edge.runtimes.mil_ops import Array

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sam_edge.contract import IMAGE, PREDICTION_OUTPUTS, PROMPT_INPUTS
 from sam_edge.errors import ArtifactError
+from sam_edge.flatbuffer import FlatbufferFile, Table
 from sam_edge.manifest import POINTS, PROMPTS, Graph, Tensor
 from sam_edge.protobuf import Refused, refuse
 
@@ -40,10 +40,8 @@ ENCODER_NAME, DECODER_NAME = "encoder.tflite", "decoder.tflite"
 ENCODE_SIGNATURE = "encode"
 
 MAX_ITEMS = 2_000_000  # tables, fields and numbers read in one file; nano's two files have about 60,000
-MAX_TEXT = 1000
 MAX_RANK = 6
 MAX_ELEMENTS = 1 << 30  # of one tensor, stored or declared: 4 GiB of float32
-MAX_STEP = 1 << 12  # strides, dilations and filters
 MAX_SIGNATURES = 64
 MAX_VERSION = 20  # of an operator
 SCHEMA_VERSION = 3
@@ -53,8 +51,7 @@ METADATA = ("min_runtime_version",)
 DTYPES = {0: ("float32", 4), 1: ("float16", 2), 2: ("int32", 4), 6: ("bool", 1), 9: ("int8", 1)}
 INT8, INT32 = 9, 2
 
-# Fields of a table by position: b one byte, i int32, u uint32, p int32 above 0, d the same with default 1, f float32,
-# s text, t table, B bytes, I numbers of 32 bits, F floats, L numbers of 64 bits, T tables; - must be absent.
+# Fields by position, in the letters of flatbuffer.py.
 MODEL = "u T T s T - T T - -"
 OPERATOR_CODE = "b - i i"
 SUBGRAPH = "T I I T s -"
@@ -157,7 +154,7 @@ def decode_sizes(signature: str) -> tuple[int, int]:
 def read_tflite_structure(data: bytes, file_name: str) -> TFLiteStructure:
     """Verify the flatbuffer in `data`. Raises ArtifactError, naming the file and what is not allowed in it."""
     try:
-        return _read_model(_File(data))
+        return _read_model(FlatbufferFile(data, MAX_ITEMS))
     except Refused as refused:
         raise _refused(file_name, str(refused)) from None
 
@@ -216,133 +213,6 @@ def _with_names(signature: Signature) -> Signature:
     return Signature(signature.name, tuple(map(named, signature.inputs)), tuple(map(named, signature.outputs)))
 
 
-# -- flatbuffers -------------------------------------------------------------------------------------------------------
-
-
-class _File:
-    """The bytes of a flatbuffer; every read is inside of them, and `MAX_ITEMS` bounds the work over all."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self._left = MAX_ITEMS
-
-    def root(self, identifier: bytes, fields: str, name: str) -> _Table:
-        if self.data[4:8] != identifier:
-            refuse(f"it does not begin as a {identifier.decode()} file")
-        return _Table(self, self.number("I", 0), fields, name)
-
-    def spend(self, items: int) -> None:
-        self._left -= items
-        if self._left < 0:
-            refuse(f"it has more than {MAX_ITEMS} parts")
-
-    def number(self, kind: str, at: int) -> int:
-        """One number of struct's `kind`, at a place that is its size's multiple."""
-        size = struct.calcsize(kind)
-        if at % size or not 0 <= at <= len(self.data) - size:
-            refuse("a place lies outside of it or between its words")
-        return int(struct.unpack_from("<" + kind, self.data, at)[0])
-
-    def target(self, at: int) -> int:
-        """Where the offset at `at` leads."""
-        offset = self.number("I", at)
-        if offset == 0:
-            refuse("an offset leads nowhere")
-        return at + offset
-
-    def vector(self, at: int, size: int) -> tuple[int, int]:
-        """(elements, start) of the vector that the offset at `at` leads to; size: bytes an element."""
-        start = self.target(at)
-        count = self.number("I", start)
-        if count * size > len(self.data) - start - 4 or (start + 4) % size:
-            refuse("a vector is cut off or lies between words")
-        return count, start + 4
-
-
-class _Table:
-    """One table, all of its fields checked against what `fields` says; its tables and vectors when they are read."""
-
-    def __init__(self, file: _File, at: int, fields: str, name: str) -> None:
-        kinds = fields.split()
-        vtable = at - file.number("i", at)
-        size, table_size = file.number("H", vtable), file.number("H", vtable + 2)
-        if size < 4 or size % 2 or vtable + size > len(file.data) or table_size < 4 or at + table_size > len(file.data):
-            refuse(f"a table {name} is cut off")
-        file.spend(1 + size // 2)
-        self.file, self.name, self._kinds, self._places = file, name, kinds, [0] * len(kinds)
-        for slot in range((size - 4) // 2):
-            offset = file.number("H", vtable + 4 + 2 * slot)
-            if not offset:
-                continue
-            kind = kinds[slot] if slot < len(kinds) else "-"
-            if kind == "-":
-                refuse(f"field {slot} of {name} is not allowed")
-            if offset < 4 or offset + (1 if kind == "b" else 4) > table_size:
-                refuse(f"field {slot} of {name} lies outside of its table")
-            self._places[slot] = at + offset
-            if kind in "pd":
-                if not 0 < file.number("i", at + offset) <= MAX_STEP:
-                    refuse(f"field {slot} of {name} is {file.number('i', at + offset)}, expected 1 to {MAX_STEP}")
-            elif kind in "biuf":
-                file.number({"b": "b", "i": "i", "u": "I", "f": "I"}[kind], at + offset)
-            elif kind in "sBIFLT":
-                file.vector(at + offset, {"s": 1, "B": 1, "L": 8}.get(kind, 4))
-        for slot, kind in enumerate(kinds):
-            if kind == "p" and not self._places[slot]:  # it would be 0, and some kernels divide by it
-                refuse(f"field {slot} of {name} is missing")
-
-    def has(self, slot: int) -> bool:
-        return self._places[slot] > 0
-
-    def number(self, slot: int) -> int:
-        """A whole number; 0, the default of all that are read, where it is absent."""
-        kind = {"b": "b", "i": "i", "u": "I"}[self._kinds[slot]]
-        return self.file.number(kind, self._places[slot]) if self.has(slot) else 0
-
-    def text(self, slot: int) -> str:
-        if not self.has(slot):
-            return ""
-        count, start = self.file.vector(self._places[slot], 1)
-        data = self.file.data[start : start + count + 1]
-        if count > MAX_TEXT or len(data) != count + 1 or data[-1]:
-            refuse(f"a text of {self.name} is too long or does not end")
-        try:
-            return data[:-1].decode("utf-8")
-        except UnicodeDecodeError:
-            refuse(f"a text of {self.name} is not UTF-8")
-
-    def numbers(self, slot: int) -> tuple[int, ...]:
-        """The whole numbers of a vector."""
-        return tuple(int(x) for x in self._values(slot, {"I": "i", "L": "q"}[self._kinds[slot]]))
-
-    def floats(self, slot: int) -> tuple[float, ...]:
-        return self._values(slot, "f")
-
-    def _values(self, slot: int, kind: str) -> tuple[float, ...]:
-        if not self.has(slot):
-            return ()
-        count, start = self.file.vector(self._places[slot], struct.calcsize(kind))
-        self.file.spend(count)
-        return struct.unpack_from(f"<{count}{kind}", self.file.data, start)
-
-    def size(self, slot: int) -> tuple[int, int]:
-        """(length, start) of bytes."""
-        return self.file.vector(self._places[slot], 1) if self.has(slot) else (0, 0)
-
-    def table(self, slot: int, fields: str, name: str) -> _Table | None:
-        return _Table(self.file, self.file.target(self._places[slot]), fields, name) if self.has(slot) else None
-
-    def tables(self, slot: int, fields: str, name: str) -> list[_Table]:
-        if not self.has(slot):
-            return []
-        count, start = self.file.vector(self._places[slot], 4)
-        self.file.spend(count)
-        return [_Table(self.file, self.file.target(start + 4 * index), fields, name) for index in range(count)]
-
-
-# -- the model ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _TensorFacts:
     name: str
@@ -351,7 +221,7 @@ class _TensorFacts:
     constant: bool
 
 
-def _read_model(file: _File) -> TFLiteStructure:
+def _read_model(file: FlatbufferFile) -> TFLiteStructure:
     model = file.root(b"TFL3", MODEL, "Model")
     if model.number(0) != SCHEMA_VERSION:
         refuse(f"its schema has version {model.number(0)}, expected {SCHEMA_VERSION}")
@@ -376,7 +246,7 @@ def _read_model(file: _File) -> TFLiteStructure:
     return found
 
 
-def _operator_code(code: _Table) -> int:
+def _operator_code(code: Table) -> int:
     """The number of a builtin operator; the older of both fields holds those below 127."""
     number = max(code.number(0), code.number(3))
     if number not in OPERATORS:
@@ -387,7 +257,7 @@ def _operator_code(code: _Table) -> int:
 
 
 def _signature(
-    definition: _Table, graph: _Table, codes: list[int], buffers: list[tuple[int, int]], op_counts: Counter[str]
+    definition: Table, graph: Table, codes: list[int], buffers: list[tuple[int, int]], op_counts: Counter[str]
 ) -> Signature:
     graph.text(4)
     tensors = [_tensor(tensor, buffers) for tensor in graph.tables(0, TENSOR, "Tensor")]
@@ -404,7 +274,7 @@ def _signature(
     return Signature(definition.text(2), *declared)
 
 
-def _names(definition: _Table, slot: int, indices: tuple[int, ...], tensors: list[_TensorFacts]) -> tuple[Tensor, ...]:
+def _names(definition: Table, slot: int, indices: tuple[int, ...], tensors: list[_TensorFacts]) -> tuple[Tensor, ...]:
     """A signature's tensors in the order of its subgraph."""
     names = {entry.number(1): entry.text(0) for entry in definition.tables(slot, TENSOR_MAP, "TensorMap")}
     if not indices or set(names) != set(indices) or not len(set(names.values())) == len(names) == len(indices):
@@ -414,7 +284,7 @@ def _names(definition: _Table, slot: int, indices: tuple[int, ...], tensors: lis
     return tuple(Tensor(names[i], DTYPES[tensors[i].dtype][0], tensors[i].shape) for i in indices)
 
 
-def _tensor(tensor: _Table, buffers: list[tuple[int, int]]) -> _TensorFacts:
+def _tensor(tensor: Table, buffers: list[tuple[int, int]]) -> _TensorFacts:
     shape, dtype, buffer = tensor.numbers(0), tensor.number(1), tensor.number(2)
     name = tensor.text(3)
     if dtype not in DTYPES:
@@ -432,7 +302,7 @@ def _tensor(tensor: _Table, buffers: list[tuple[int, int]]) -> _TensorFacts:
     return _TensorFacts(name, dtype, shape, constant=stored > 0)
 
 
-def _check_quantization(table: _Table | None, shape: tuple[int, ...], needed: bool) -> None:
+def _check_quantization(table: Table | None, shape: tuple[int, ...], needed: bool) -> None:
     scales = table.floats(2) if table else ()
     if table is None or not scales:
         if needed or (table is not None and table.has(3)):
@@ -446,7 +316,7 @@ def _check_quantization(table: _Table | None, shape: tuple[int, ...], needed: bo
         refuse("a scale or a zero point is out of its range")
 
 
-def _operator(operator: _Table, codes: list[int], tensors: list[_TensorFacts], known: set[int]) -> str:
+def _operator(operator: Table, codes: list[int], tensors: list[_TensorFacts], known: set[int]) -> str:
     """Check one operator and add what it computes to `known`. Returns its name."""
     code = operator.number(0)
     if code >= len(codes):

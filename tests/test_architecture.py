@@ -20,7 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("contract", "files"),
     ("image", "boxes", "rle", "crops", "prompts", "masks", "windows", "transform"),
     ("manifest",),
-    ("protobuf", "onnx_check", "openvino_check", "tflite_check", "coreml_check", "structures"),
+    ("protobuf", "flatbuffer", "mil_values", "mil_program"),
+    ("onnx_check", "openvino_check", "tflite_check", "coreml_check", "structures"),
     ("manifest_json", "golden_vectors", "artifact"),
     ("kernels", "model"),  # torch starts here: nothing to the left may import it
     ("runtimes",),

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam_edge.coreml_check import OPERATORS
 from sam_edge.errors import ArtifactError
+from sam_edge.mil_program import OPERATORS
 from sam_edge.runtimes.mil_ops import OPS, Array
 
 TOLERANCE = 2e-5  # of the largest value: float32 both ways, only the order of sums differs

@@ -127,8 +127,24 @@ def test_a_program_with_a_form_that_is_not_known_gives_one_line(tmp_path: Path) 
 
     files = changed(same_padding) | {"golden.npz": b""}
     artifact = write_artifact(tmp_path / "small", small_manifest(target="coreml"), files)
-    with pytest.raises(ArtifactError, match=r"the encoder of .* cannot be computed \(pad_type 'same'") as caught:
+    with pytest.raises(
+        ArtifactError, match=r"the encoder of .* cannot be computed: pad_type is 'same', expected"
+    ) as caught:
         CoreMLVerifier(artifact, canary=False).encode(image())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_result_of_another_shape_than_the_file_says_gives_one_line() -> None:
+    def larger(spec: Any) -> None:
+        operations = spec.mlProgram.functions["main"].block_specializations["CoreML7"].operations
+        pool = next(op for op in operations if op.type == "avg_pool")
+        pool.outputs[0].type.tensorType.dimensions[3].constant.size += 1
+
+    program = read_package(changed(larger), "encoder.mlpackage")
+    with pytest.raises(
+        ArtifactError, match=r"a result has shape \(1, .*\), expected \(1, .*\) as the file says"
+    ) as caught:
+        Interpreter(program).run({"image": image()})
     assert "\n" not in str(caught.value)
 
 

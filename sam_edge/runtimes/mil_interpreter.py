@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sam_edge.coreml_check import MilType, MilValue, Operation, Program
 from sam_edge.errors import ArtifactError
+from sam_edge.mil_program import Operation, Program
+from sam_edge.mil_values import MilType, MilValue
 from sam_edge.runtimes.mil_ops import OPS, Array
 
 __all__ = ["Interpreter", "Observer"]

@@ -28,10 +28,11 @@ from sam_edge.contract import (
     Prediction,
     PromptTensors,
 )
-from sam_edge.coreml_check import SUFFIX, Program, read_package
+from sam_edge.coreml_check import SUFFIX, read_package
 from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import POINTS, contract_tensors
+from sam_edge.mil_program import Program
 from sam_edge.runtimes.feeds import check_target, decoder_feeds, encoder_feeds
 from sam_edge.runtimes.mil_interpreter import Interpreter
 
