@@ -71,8 +71,10 @@ def model_config(name: str) -> ModelConfig:
     return MODELS[name]
 
 
-def build_model(config: str | ModelConfig, image_size: int | None = None) -> Sam:
+def build_model(config: str | ModelConfig, image_size: int | None = None, attention: str = "auto") -> Sam:
     """A model with fresh weights, in evaluation mode; `image_size` replaces the configuration's input side in pixels.
+
+    attention: how its encoder attends, see `Sam.use_attention`.
 
     Raises CheckpointError for an unknown name and for an input side that the encoder cannot take.
     """
@@ -85,7 +87,8 @@ def build_model(config: str | ModelConfig, image_size: int | None = None) -> Sam
     if spec.image_size <= 0 or spec.image_size % stride:
         raise CheckpointError(f"image_size is {spec.image_size}, expected a multiple of {stride} for {config.name}.")
     prompt_encoder = PromptEncoder(config.decoder, spec.image_size)
-    return Sam(_build_encoder(config.encoder), prompt_encoder, MaskDecoder(config.decoder), spec).eval()
+    encoder = _build_encoder(config.encoder)
+    return Sam(encoder, prompt_encoder, MaskDecoder(config.decoder), spec, attention).eval()
 
 
 def _build_encoder(config: EncoderConfig) -> nn.Module:

@@ -19,6 +19,7 @@ from sam_edge.contract import (
     ModelSpec,
 )
 from sam_edge.errors import ImageError, PromptError
+from sam_edge.model import tinyvit, vit
 from sam_edge.model.config import EncoderConfig, ModelConfig
 from sam_edge.model.dense_prompts import dense_prompt_maps
 from sam_edge.model.mask_decoder import MaskDecoder
@@ -35,7 +36,12 @@ class Sam(nn.Module):
     mask_threshold = MASK_THRESHOLD
 
     def __init__(
-        self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, spec: ModelSpec
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        spec: ModelSpec,
+        attention: str = "auto",
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -46,6 +52,19 @@ class Sam(nn.Module):
         mean, std = (torch.tensor(x, device="cpu").view(3, 1, 1) for x in (spec.pixel_mean, spec.pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
+        self.use_attention(attention)
+
+    def use_attention(self, attention: str) -> None:
+        """How a ViT's or TinyViT's blocks attend: "auto", "triton", "sdpa" or "reference" (sam_edge.kernels).
+
+        "auto" is the kernel on a GPU that has one and torch's fused attention elsewhere, said once to the log
+        `sam_edge.kernels`; "reference" writes every step out in torch. "triton" raises RuntimeUnavailable, in `encode`,
+        where the kernel cannot run. Raises ValueError for any other word.
+        """
+        vit.kernels.check_path(attention)
+        for module in self.image_encoder.modules():
+            if isinstance(module, vit.Attention | tinyvit.Attention):
+                module.attention = attention
 
     @property
     def device(self) -> torch.device:

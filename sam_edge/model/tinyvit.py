@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sam_edge.model.config import TinyViTConfig
 from sam_edge.model.layers import LayerNorm2d
-from sam_edge.model.vit import window_partition, window_unpartition
+from sam_edge.model.vit import kernels, window_partition, window_unpartition
 
 __all__ = ["TinyViT"]
 
@@ -84,6 +84,7 @@ class Attention(nn.Module):
     """Attention within a window, with the norm before it and a bias per head and distance."""
 
     distances: Tensor
+    attention = "auto"  # one of kernels.ATTENTION_PATHS, set by Sam.use_attention
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -99,8 +100,21 @@ class Attention(nn.Module):
         heads = self.qkv(self.norm(windows)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         q, k, v = heads.chunk(3, dim=-1)  # (n, heads, size ** 2, dim / heads): rows of qkv are (heads, 3, dim)
         bias = self.attention_biases[:, self.distances].unsqueeze(0)  # (1, heads, size ** 2, size ** 2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if self.attention == "reference":
+            out = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5 + bias).softmax(3) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def attend_in_windows(self, x: Tensor, size: int) -> Tensor:
+        """x (n, H, W, dim) -> the same shape, on the kernel's path: no window is cut out.
+
+        What fills windows up is the norm's bias gone through `qkv`: the norm of zeros.
+        """
+        qkv = self.qkv(self.norm(x))
+        padding, bias = self.qkv(self.norm.bias).to(qkv.dtype), self.attention_biases.to(qkv.dtype)
+        out = kernels.window_attention(qkv, padding, (bias,), size, self.num_heads, heads_first=True)
+        return self.proj(out)  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -128,10 +142,13 @@ class TinyViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros are padded before the attention's norm: padded tokens enter `qkv` as that norm's bias and take part."""
-        size = self.window_size
-        windows = window_partition(x, size)
-        attended = self.attn(windows.flatten(1, 2)).unflatten(1, (size, size))
-        x = x + window_unpartition(attended, (x.shape[1], x.shape[2]))
+        size, attn = self.window_size, self.attn
+        if kernels.choose_window_path(attn.attention, x, size, attn.num_heads, learned=True) == "triton":
+            x = x + attn.attend_in_windows(x, size)
+        else:
+            windows = window_partition(x, size)
+            attended = attn(windows.flatten(1, 2)).unflatten(1, (size, size))
+            x = x + window_unpartition(attended, (x.shape[1], x.shape[2]))
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + self.mlp(x)  # type: ignore[no-any-return]
 

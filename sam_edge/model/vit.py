@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_edge import kernels as kernels  # the model takes them from here: one line names them
 from sam_edge.contract import EMBEDDING_STRIDE
 from sam_edge.model.config import ViTConfig
 from sam_edge.model.layers import LayerNorm2d, MLPBlock
@@ -99,6 +100,8 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Self-attention over `grid_size` x `grid_size` tokens: the whole image, or each of its windows."""
 
+    attention = "auto"  # one of kernels.ATTENTION_PATHS, set by Sam.use_attention
+
     def __init__(self, dim: int, num_heads: int, grid_size: int, windowed: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -114,17 +117,38 @@ class Attention(nn.Module):
         Zeros are padded after the norm: keys and values of the padding equal the bias of `qkv` and take part.
         """
         grid = x.shape[1], x.shape[2]
+        path = None
         if self.window_size:
+            path = kernels.choose_window_path(self.attention, x, self.window_size, self.num_heads)
+            if path == "triton":
+                return self.proj(self._attend_in_windows(x))  # type: ignore[no-any-return]
             x = window_partition(x, self.window_size)
         height, width = x.shape[1:3]
         q, k, v = (self._split_heads(part) for part in self.qkv(x.flatten(1, 2)).chunk(3, dim=-1))
-        rel_h = relative_positions(height, height, self.rel_pos_h)
-        rel_w = relative_positions(width, width, self.rel_pos_w)
-        out = relative_position_attention(q, k, v, rel_h, rel_w)  # (n, heads, H * W, dim / heads)
+        out = self._attend(q, k, v, (height, width), path)  # (n, heads, H * W, dim / heads)
         out = out.transpose(1, 2).reshape(-1, height, width, self.proj.in_features)
         if self.window_size:
             out = window_unpartition(out, grid)
         return self.proj(out)  # type: ignore[no-any-return]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], path: str | None) -> Tensor:
+        """Attention over all tokens of a grid, on the path given or, for the whole image, chosen."""
+        height, width = grid
+        tables = resize_table(self.rel_pos_h, 2 * height - 1), resize_table(self.rel_pos_w, 2 * width - 1)
+        path = path or kernels.choose_global_path(self.attention, q, k, v, *tables)
+        if path == "triton":
+            return kernels.rel_pos_attention(q, k, v, *(table.to(q.dtype) for table in tables))
+        if path == "reference":
+            return kernels.rel_pos_attention_reference(q, k, v, *tables)
+        rel_h = relative_positions(height, height, tables[0])
+        rel_w = relative_positions(width, width, tables[1])
+        return relative_position_attention(q, k, v, rel_h, rel_w)
+
+    def _attend_in_windows(self, x: Tensor) -> Tensor:
+        """The kernel's path: no window is cut out, and the padding is its one vector, the bias of `qkv`."""
+        qkv = self.qkv(x)
+        padding, *tables = (part.to(qkv.dtype) for part in (self.qkv.bias, self.rel_pos_h, self.rel_pos_w))
+        return kernels.window_attention(qkv, padding, tuple(tables), self.window_size, self.num_heads)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         n, tokens, dim = x.shape
