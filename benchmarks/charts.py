@@ -162,7 +162,7 @@ def distributions(records: Sequence[Record], labels: Labels, width: float, stage
         told = f"{labels(record)}: p50 {shown(figures['p50_ms'])}, p90 {shown(figures['p90_ms'])} ms"
         chart.text(0, top + 14, labels(record), "name")
         chart.text(
-            width - 4, top + 14, f"p50 {shown(figures['p50_ms'])}  p90 {shown(figures['p90_ms'])} ms", "value", "end"
+            width - 4, top + 14, f"p50 {shown(figures['p50_ms'])}, p90 {shown(figures['p90_ms'])} ms", "value", "end"
         )
         chart.add("rect", x=x(q25), y=top + 19, width=max(x(q75) - x(q25), 1), height=18, cls="box", title=told)
         for value in quantiles:

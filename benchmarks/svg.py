@@ -72,7 +72,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if len(decades) > 4 else (1, 2, 5)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    found = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    return found if len(found) > 2 else linear_ticks(low, high)
 
 
 def shown(value: float) -> str:

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     ("quantize",),
     ("train", "export", "benchmarks"),
+    ("web",),
     ("", "assets", "cli", "__main__"),
 )
 RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
@@ -36,7 +37,11 @@ RANK = {name: rank for rank, group in enumerate(LAYERS) for name in group}
 FORBIDDEN = {("runtimes", "kernels"), ("evaluate", "model"), ("predictor", "model"), ("everything", "model")}
 FORBIDDEN.add(("kernels", "model"))
 HEAVY = {
-    "onnxruntime": {"sam_edge/runtimes/with_onnxruntime.py", "export/onnx_quantization.py"},
+    "onnxruntime": {
+        "benchmarks/profile_onnxruntime.py",
+        "sam_edge/runtimes/with_onnxruntime.py",
+        "export/onnx_quantization.py",
+    },
     "onnx": {"export/to_onnx.py", "export/onnx_quantization.py"},
     "onnxslim": {"export/to_onnx.py"},
     "openvino": {"sam_edge/runtimes/with_openvino.py", "export/to_openvino.py"},
