@@ -15,13 +15,14 @@ import torch
 
 import sam_edge
 from sam_edge.artifact import open_artifact, write_artifact
-from sam_edge.contract import LABEL_FOREGROUND, Embedding, PromptTensors
+from sam_edge.contract import Embedding, PromptTensors
 from sam_edge.coreml_check import MODEL_PATH, WEIGHTS_PATH, read_package
 from sam_edge.errors import ArtifactError, ImageError, PromptError, RuntimeUnavailable
 from sam_edge.golden_vectors import compare
 from sam_edge.runtimes import with_coreml
 from sam_edge.runtimes.mil_interpreter import Interpreter
 from sam_edge.runtimes.with_coreml import CoreMLRuntime, CoreMLVerifier
+from tests.model_inputs import random_clicks, random_image
 from tests.small_artifact import SPEC, small_manifest
 from tests.small_coreml import changed, encoder, small_coreml_artifact, small_coreml_files, whole_coreml_artifact
 
@@ -38,24 +39,10 @@ def runtime(folder: Path) -> CoreMLVerifier:
     return CoreMLVerifier(open_artifact(folder))
 
 
-def image() -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
-
-
-def prompts(batch: int, slots: int) -> PromptTensors:
-    rng = np.random.default_rng(batch * 100 + slots)
-    return PromptTensors(
-        rng.uniform(0, 64, (batch, slots, 2)).astype(np.float32),
-        np.full((batch, slots), LABEL_FOREGROUND, np.float32),
-        rng.standard_normal((batch, 1, 16, 16)).astype(np.float32),
-        (np.arange(batch) % 2).astype(np.float32),
-    )
-
-
 def test_the_interpreter_computes_what_torch_does(runtime: CoreMLVerifier) -> None:
-    embedding = runtime.encode(image())
+    embedding = runtime.encode(random_image(SPEC))
     with torch.no_grad():
-        expected = encoder()(torch.from_numpy(image()))
+        expected = encoder()(torch.from_numpy(random_image(SPEC)))
     for got, wanted in zip((embedding.image_embeddings, *embedding.high_res_features), expected, strict=True):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, wanted.numpy(), rtol=0, atol=1e-5)
@@ -63,7 +50,7 @@ def test_the_interpreter_computes_what_torch_does(runtime: CoreMLVerifier) -> No
 
 @pytest.mark.parametrize(("batch", "slots"), [(1, 1), (2, 3), (5, 7), (65, 2), (1, 16)])
 def test_a_batch_of_prompts_gives_what_each_gives_alone(runtime: CoreMLVerifier, batch: int, slots: int) -> None:
-    embedding, all_prompts = runtime.encode(image()), prompts(batch, slots)
+    embedding, all_prompts = runtime.encode(random_image(SPEC)), random_clicks(SPEC, batch, slots)
     together = runtime.decode(embedding, all_prompts)
     assert together.low_res_masks.shape == (batch, 4, 16, 16) and together.iou_predictions.shape == (batch, 4)
     rows = (getattr(all_prompts, field.name)[-1:] for field in dataclasses.fields(all_prompts))
@@ -73,11 +60,11 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(runtime: CoreMLVerifier,
 
 def test_more_points_than_the_file_takes_are_refused(runtime: CoreMLVerifier) -> None:
     with pytest.raises(PromptError, match="a prompt has 17 points, but this Core ML file takes 16 at most"):
-        runtime.decode(runtime.encode(image()), prompts(1, 17))
+        runtime.decode(runtime.encode(random_image(SPEC)), random_clicks(SPEC, 1, 17))
 
 
 def test_arrays_that_are_not_contiguous_are_taken(runtime: CoreMLVerifier) -> None:
-    flipped = image()[:, :, :, ::-1]
+    flipped = random_image(SPEC)[:, :, :, ::-1]
     expected = runtime.encode(np.ascontiguousarray(flipped))
     np.testing.assert_array_equal(runtime.encode(flipped).image_embeddings, expected.image_embeddings)
 
@@ -85,11 +72,11 @@ def test_arrays_that_are_not_contiguous_are_taken(runtime: CoreMLVerifier) -> No
 def test_wrong_shapes_say_so(runtime: CoreMLVerifier) -> None:
     with pytest.raises(ImageError, match=r"image has shape \(1, 3, 32, 32\), expected \(1, 3, 64, 64\)"):
         runtime.encode(np.zeros((1, 3, 32, 32), np.float32))
-    wrong = dataclasses.replace(prompts(2, 3), point_labels=np.zeros((2, 4), np.float32))
+    wrong = dataclasses.replace(random_clicks(SPEC, 2, 3), point_labels=np.zeros((2, 4), np.float32))
     with pytest.raises(PromptError, match="point_labels has shape"):
-        runtime.decode(runtime.encode(image()), wrong)
+        runtime.decode(runtime.encode(random_image(SPEC)), wrong)
     with pytest.raises(PromptError, match="has 1 tensors, expected 3"):
-        runtime.decode(Embedding(runtime.encode(image()).image_embeddings), prompts(1, 1))
+        runtime.decode(Embedding(runtime.encode(random_image(SPEC)).image_embeddings), random_clicks(SPEC, 1, 1))
 
 
 def test_loading_compares_the_golden_photos(folder: Path, tmp_path: Path) -> None:
@@ -130,7 +117,7 @@ def test_a_program_with_a_form_that_is_not_known_gives_one_line(tmp_path: Path) 
     with pytest.raises(
         ArtifactError, match=r"the encoder of .* cannot be computed: pad_type is 'same', expected"
     ) as caught:
-        CoreMLVerifier(artifact, canary=False).encode(image())
+        CoreMLVerifier(artifact, canary=False).encode(random_image(SPEC))
     assert "\n" not in str(caught.value)
 
 
@@ -144,7 +131,7 @@ def test_a_result_of_another_shape_than_the_file_says_gives_one_line() -> None:
     with pytest.raises(
         ArtifactError, match=r"a result has shape \(1, .*\), expected \(1, .*\) as the file says"
     ) as caught:
-        Interpreter(program).run({"image": image()})
+        Interpreter(program).run({"image": random_image(SPEC)})
     assert "\n" not in str(caught.value)
 
 
@@ -155,7 +142,7 @@ def test_results_are_rounded_to_half_precision_where_the_file_says_so() -> None:
 
     seen: dict[str, Any] = {}
     program = read_package(changed(half), "encoder.mlpackage")
-    Interpreter(program).run({"image": image()}, lambda name, array: seen.update({name: array}))
+    Interpreter(program).run({"image": random_image(SPEC)}, lambda name, array: seen.update({name: array}))
     (name,) = (name for name, kind in program.types.items() if kind.dtype == "float16")
     assert seen[name].dtype == np.float32
     np.testing.assert_array_equal(seen[name], seen[name].astype(np.float16).astype(np.float32))
@@ -222,9 +209,9 @@ def test_serving_gives_core_ml_the_checked_files_and_fixed_processors(folder: Pa
     assert runtime.name == "coreml" and [units.name for _, units in macos] == ["CPU_AND_GPU"] * 2
     assert [path.name for path, _ in macos] == ["encoder.mlpackage", "decoder.mlpackage"]
     assert macos[0][0].parent != folder
-    embedding = runtime.encode(image())
-    np.testing.assert_array_equal(embedding.image_embeddings, expected.encode(image()).image_embeddings)
-    got, wanted = (r.decode(embedding, prompts(9, 3)) for r in (runtime, expected))
+    embedding = runtime.encode(random_image(SPEC))
+    np.testing.assert_array_equal(embedding.image_embeddings, expected.encode(random_image(SPEC)).image_embeddings)
+    got, wanted = (r.decode(embedding, random_clicks(SPEC, 9, 3)) for r in (runtime, expected))
     np.testing.assert_array_equal(got.low_res_masks, wanted.low_res_masks)
     np.testing.assert_array_equal(got.iou_predictions, wanted.iou_predictions)
     assert sam_edge.load(folder).name == "coreml" and macos[-1][1].name == "ALL"

@@ -17,10 +17,11 @@ import pytest
 import sam_edge
 from sam_edge import runtimes
 from sam_edge.artifact import open_artifact, write_artifact
-from sam_edge.contract import LABEL_FOREGROUND, Embedding, PromptTensors
+from sam_edge.contract import Embedding, PromptTensors
 from sam_edge.errors import ArtifactError, CheckpointError, ImageError, PromptError, RuntimeUnavailable
 from sam_edge.runtimes import with_onnxruntime
 from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
+from tests.model_inputs import random_clicks, random_image
 from tests.small_artifact import (
     ENCODER,
     SPEC,
@@ -43,22 +44,8 @@ def runtime(folder: Path) -> OnnxRuntime:
     return with_onnxruntime.load(folder, 1)
 
 
-def image() -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
-
-
-def prompts(batch: int, slots: int) -> PromptTensors:
-    rng = np.random.default_rng(batch * 100 + slots)
-    return PromptTensors(
-        rng.uniform(0, 64, (batch, slots, 2)).astype(np.float32),
-        np.full((batch, slots), LABEL_FOREGROUND, np.float32),
-        rng.standard_normal((batch, 1, 16, 16)).astype(np.float32),
-        (np.arange(batch) % 2).astype(np.float32),
-    )
-
-
 def test_encode_computes_what_the_graph_says(runtime: OnnxRuntime) -> None:
-    photo = image()
+    photo = random_image(SPEC)
     embedding = runtime.encode(photo)
     pooled = photo.reshape(3, 4, 16, 4, 16).mean((2, 4))
     weights = onnx.numpy_helper.to_array(onnx.parser.parse_model(ENCODER).graph.initializer[0])[:, :, 0, 0]
@@ -69,7 +56,7 @@ def test_encode_computes_what_the_graph_says(runtime: OnnxRuntime) -> None:
 
 @pytest.mark.parametrize(("batch", "slots"), [(1, 1), (2, 3), (5, 7), (64, 2)])
 def test_a_batch_of_prompts_gives_what_each_gives_alone(runtime: OnnxRuntime, batch: int, slots: int) -> None:
-    embedding, all_prompts = runtime.encode(image()), prompts(batch, slots)
+    embedding, all_prompts = runtime.encode(random_image(SPEC)), random_clicks(SPEC, batch, slots)
     together = runtime.decode(embedding, all_prompts)
     assert together.low_res_masks.shape == (batch, 4, 16, 16) and together.iou_predictions.shape == (batch, 4)
     rows = (getattr(all_prompts, field.name)[-1:] for field in dataclasses.fields(all_prompts))
@@ -78,7 +65,7 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(runtime: OnnxRuntime, ba
 
 
 def test_arrays_that_are_not_contiguous_are_taken(runtime: OnnxRuntime) -> None:
-    flipped = image()[:, :, :, ::-1]
+    flipped = random_image(SPEC)[:, :, :, ::-1]
     expected = runtime.encode(np.ascontiguousarray(flipped))
     np.testing.assert_array_equal(runtime.encode(flipped).image_embeddings, expected.image_embeddings)
 
@@ -109,18 +96,18 @@ def test_an_image_that_does_not_fit_says_so(runtime: OnnxRuntime, wrong: Any, me
 def test_prompt_tensors_that_do_not_fit_each_other_say_so(
     runtime: OnnxRuntime, field: str, shape: tuple[int, ...]
 ) -> None:
-    wrong = dataclasses.replace(prompts(2, 3), **{field: np.zeros(shape, np.float32)})
+    wrong = dataclasses.replace(random_clicks(SPEC, 2, 3), **{field: np.zeros(shape, np.float32)})
     with pytest.raises(PromptError, match=rf"{field} has shape .* expected .* Use prompts\.build_prompts"):
-        runtime.decode(runtime.encode(image()), wrong)
+        runtime.decode(runtime.encode(random_image(SPEC)), wrong)
 
 
 def test_an_embedding_of_another_model_is_refused(runtime: OnnxRuntime) -> None:
-    embedding = runtime.encode(image())
+    embedding = runtime.encode(random_image(SPEC))
     without = Embedding(embedding.image_embeddings)
     other = Embedding(np.zeros((1, 256, 4, 4), np.float32), embedding.high_res_features)
     for wrong, message in ((without, "has 1 tensors, expected 3"), (other, "image_embeddings has shape")):
         with pytest.raises(PromptError, match=rf"{message}.* Encode with small itself"):
-            runtime.decode(wrong, prompts(1, 1))
+            runtime.decode(wrong, random_clicks(SPEC, 1, 1))
 
 
 def test_loading_compares_the_golden_photos(folder: Path, tmp_path: Path) -> None:
@@ -163,7 +150,7 @@ def test_bytes_that_also_look_like_an_ort_file_are_read_as_the_onnx_model_that_w
     assert onnx.load_from_string(encoder).producer_name == "ORTM"
     write_artifact(tmp_path / "small", small_manifest(), small_files(encoder=encoder))
     runtime = with_onnxruntime.load(tmp_path / "small", 1, canary=False)
-    assert runtime.encode(image()).image_embeddings.shape == (1, 4, 4, 4)
+    assert runtime.encode(random_image(SPEC)).image_embeddings.shape == (1, 4, 4, 4)
 
 
 def test_a_folder_loads_with_its_runtime_and_a_path_object_too(folder: Path) -> None:

@@ -16,10 +16,11 @@ import pytest
 
 import sam_edge
 from sam_edge.artifact import open_artifact
-from sam_edge.contract import LABEL_EMPTY, LABEL_FOREGROUND, Embedding, Float32, PromptTensors
+from sam_edge.contract import LABEL_EMPTY, Embedding
 from sam_edge.errors import ArtifactError, ImageError, PromptError, RuntimeUnavailable
 from sam_edge.runtimes import with_onnxruntime, with_openvino
 from sam_edge.runtimes.with_openvino import OpenVinoRuntime
+from tests.model_inputs import random_clicks, random_image
 from tests.small_artifact import SPEC, small_artifact, whole_artifact
 from tests.small_openvino import small_openvino, small_openvino_files, whole_openvino
 
@@ -35,45 +36,31 @@ def runtime(folder: Path) -> OpenVinoRuntime:
     return with_openvino.load(folder, 1)
 
 
-def image() -> Float32:
-    return np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
-
-
-def prompts(batch: int, slots: int) -> PromptTensors:
-    rng = np.random.default_rng(batch * 100 + slots)
-    return PromptTensors(
-        rng.uniform(0, 64, (batch, slots, 2)).astype(np.float32),
-        np.full((batch, slots), LABEL_FOREGROUND, np.float32),
-        rng.standard_normal((batch, 1, 16, 16)).astype(np.float32),
-        (np.arange(batch) % 2).astype(np.float32),
-    )
-
-
 @pytest.mark.parametrize(("batch", "slots"), [(0, 2), (1, 1), (2, 3), (4, 1), (5, 7), (33, 2), (3, 40)])
 def test_it_computes_what_onnxruntime_computes_for_any_number_of_prompts_and_points(
     runtime: OpenVinoRuntime, tmp_path: Path, batch: int, slots: int
 ) -> None:
     small_artifact(tmp_path / "onnx")
     reference = with_onnxruntime.load(tmp_path / "onnx", 1, canary=False)
-    ours, theirs = runtime.encode(image()), reference.encode(image())
+    ours, theirs = runtime.encode(random_image(SPEC)), reference.encode(random_image(SPEC))
     np.testing.assert_allclose(ours.image_embeddings, theirs.image_embeddings, rtol=0, atol=1e-5)
     for got, expected in zip(ours.high_res_features, theirs.high_res_features, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-    got, expected = (model.decode(theirs, prompts(batch, slots)) for model in (runtime, reference))
+    got, expected = (model.decode(theirs, random_clicks(SPEC, batch, slots)) for model in (runtime, reference))
     assert got.low_res_masks.shape == (batch, 4, 16, 16) and got.iou_predictions.shape == (batch, 4)
     np.testing.assert_allclose(got.low_res_masks, expected.low_res_masks, rtol=0, atol=1e-4)
     np.testing.assert_allclose(got.iou_predictions, expected.iou_predictions, rtol=0, atol=1e-5)
 
 
 def test_a_result_stays_when_the_next_one_is_computed(runtime: OpenVinoRuntime) -> None:
-    first = runtime.encode(image())
+    first = runtime.encode(random_image(SPEC))
     kept = first.image_embeddings.copy()
-    assert not np.array_equal(runtime.encode(-image()).image_embeddings, kept)
+    assert not np.array_equal(runtime.encode(-random_image(SPEC)).image_embeddings, kept)
     np.testing.assert_array_equal(first.image_embeddings, kept)
 
 
 def test_several_threads_may_share_a_runtime(runtime: OpenVinoRuntime) -> None:
-    images = [image() * scale for scale in range(1, 17)]
+    images = [random_image(SPEC) * scale for scale in range(1, 17)]
     expected = [runtime.encode(x).image_embeddings for x in images]
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda x: runtime.encode(x).image_embeddings, images))
@@ -81,7 +68,7 @@ def test_several_threads_may_share_a_runtime(runtime: OpenVinoRuntime) -> None:
 
 
 def test_arrays_that_are_not_contiguous_or_writable_are_taken(runtime: OpenVinoRuntime) -> None:
-    flipped = image()[:, :, :, ::-1]
+    flipped = random_image(SPEC)[:, :, :, ::-1]
     expected = runtime.encode(np.ascontiguousarray(flipped)).image_embeddings
     fixed = np.ascontiguousarray(flipped)
     fixed.flags.writeable = False
@@ -107,12 +94,12 @@ def test_an_image_that_does_not_fit_says_so(runtime: OpenVinoRuntime) -> None:
 
 
 def test_prompts_and_embeddings_that_do_not_fit_say_so(runtime: OpenVinoRuntime) -> None:
-    embedding = runtime.encode(image())
-    wrong = dataclasses.replace(prompts(2, 3), point_labels=np.full((2, 4), LABEL_EMPTY, np.float32))
+    embedding = runtime.encode(random_image(SPEC))
+    wrong = dataclasses.replace(random_clicks(SPEC, 2, 3), point_labels=np.full((2, 4), LABEL_EMPTY, np.float32))
     with pytest.raises(PromptError, match="point_labels has shape"):
         runtime.decode(embedding, wrong)
     with pytest.raises(PromptError, match="has 1 tensors, expected 3"):
-        runtime.decode(Embedding(embedding.image_embeddings), prompts(1, 1))
+        runtime.decode(Embedding(embedding.image_embeddings), random_clicks(SPEC, 1, 1))
 
 
 def test_loading_compares_the_golden_photos(folder: Path, tmp_path: Path) -> None:

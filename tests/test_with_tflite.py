@@ -17,6 +17,7 @@ from sam_edge.errors import ArtifactError, ImageError, PromptError, RuntimeUnava
 from sam_edge.golden_vectors import pack, record
 from sam_edge.runtimes import with_tflite
 from sam_edge.runtimes.with_tflite import TFLiteRuntime
+from tests.model_inputs import random_clicks, random_image
 from tests.small_artifact import SPEC, small_artifact, small_manifest, small_photo, small_prompts
 from tests.small_tflite import FACTORS, NARROW, WIDE, read, small_decoder, small_encoder, write
 
@@ -48,20 +49,6 @@ def runtime(folder: Path) -> TFLiteRuntime:
     return with_tflite.load(folder, 1)
 
 
-def image() -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
-
-
-def prompts(batch: int, slots: int) -> PromptTensors:
-    rng = np.random.default_rng(batch * 100 + slots)
-    return PromptTensors(
-        rng.uniform(0, 64, (batch, slots, 2)).astype(np.float32),
-        np.full((batch, slots), LABEL_FOREGROUND, np.float32),
-        rng.standard_normal((batch, 1, 16, 16)).astype(np.float32),
-        (np.arange(batch) % 2).astype(np.float32),
-    )
-
-
 def by_hand(photo: Any, asked: PromptTensors) -> Any:
     """low_res_masks, from what small_tflite says of itself."""
     pooled = [photo.reshape(3, n, 64 // n, n, 64 // n).mean((2, 4)) for n in (16, 8, 4)]
@@ -74,7 +61,7 @@ def by_hand(photo: Any, asked: PromptTensors) -> Any:
 
 
 def test_encode_computes_what_the_graph_says(runtime: TFLiteRuntime) -> None:
-    photo = image()
+    photo = random_image(SPEC)
     embedding = runtime.encode(photo)
     pooled = photo.reshape(3, 4, 16, 4, 16).mean((2, 4))
     expected = np.einsum("oc,chw->ohw", WIDE, pooled)[None]
@@ -87,7 +74,7 @@ def test_encode_computes_what_the_graph_says(runtime: TFLiteRuntime) -> None:
 def test_any_number_of_prompts_and_points_gives_what_the_graph_says(
     runtime: TFLiteRuntime, batch: int, slots: int
 ) -> None:
-    photo, asked = image(), prompts(batch, slots)
+    photo, asked = random_image(SPEC), random_clicks(SPEC, batch, slots)
     got = runtime.decode(runtime.encode(photo), asked)
     assert got.low_res_masks.shape == (batch, 4, 16, 16) and got.iou_predictions.shape == (batch, 4)
     np.testing.assert_allclose(got.low_res_masks, by_hand(photo[0], asked), rtol=0, atol=1e-4)
@@ -107,7 +94,7 @@ def test_parts_are_filled_with_repeats_where_no_size_is_small_enough(
 ) -> None:
     folder = write_small(tmp_path / "small", small_files(sizes), fixed_sizes=sizes)
     runtime = with_tflite.load(folder, 1, canary=False)
-    photo, asked = image(), prompts(batch, 3)
+    photo, asked = random_image(SPEC), random_clicks(SPEC, batch, 3)
     got = runtime.decode(runtime.encode(photo), asked)
     np.testing.assert_allclose(got.low_res_masks, by_hand(photo[0], asked), rtol=0, atol=1e-4)
 
@@ -115,7 +102,7 @@ def test_parts_are_filled_with_repeats_where_no_size_is_small_enough(
 def test_slots_are_filled_with_the_label_of_an_empty_one(
     runtime: TFLiteRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedding, seen = runtime.encode(image()), []
+    embedding, seen = runtime.encode(random_image(SPEC)), []
     run = runtime._decode[1, 6]
 
     def spy(**feeds: Any) -> Any:
@@ -123,7 +110,7 @@ def test_slots_are_filled_with_the_label_of_an_empty_one(
         return run(**feeds)
 
     monkeypatch.setitem(runtime._decode, (1, 6), spy)
-    runtime.decode(embedding, prompts(1, 4))
+    runtime.decode(embedding, random_clicks(SPEC, 1, 4))
     assert seen[0]["point_labels"].tolist() == [[LABEL_FOREGROUND] * 4 + [LABEL_EMPTY] * 2]
     assert not seen[0]["point_coords"][0, 4:].any()
 
@@ -132,22 +119,22 @@ def test_more_points_than_the_file_takes_are_refused_with_what_to_do(runtime: TF
     with pytest.raises(
         PromptError, match=r"a prompt has 7 points .* expected at most 6 .* export it with larger sizes"
     ):
-        runtime.decode(runtime.encode(image()), prompts(2, 7))
+        runtime.decode(runtime.encode(random_image(SPEC)), random_clicks(SPEC, 2, 7))
 
 
 def test_what_a_caller_gets_is_his_to_keep(runtime: TFLiteRuntime) -> None:
-    embedding = runtime.encode(image())
+    embedding = runtime.encode(random_image(SPEC))
     before = embedding.image_embeddings.copy()
-    first = runtime.decode(embedding, prompts(1, 2))
+    first = runtime.decode(embedding, random_clicks(SPEC, 1, 2))
     kept = first.low_res_masks.copy()
-    runtime.encode(-image())
-    runtime.decode(embedding, prompts(1, 1))
+    runtime.encode(-random_image(SPEC))
+    runtime.decode(embedding, random_clicks(SPEC, 1, 1))
     np.testing.assert_array_equal(embedding.image_embeddings, before)
     np.testing.assert_array_equal(first.low_res_masks, kept)
 
 
 def test_arrays_that_are_not_contiguous_are_taken(runtime: TFLiteRuntime) -> None:
-    flipped = image()[:, :, :, ::-1]
+    flipped = random_image(SPEC)[:, :, :, ::-1]
     expected = runtime.encode(np.ascontiguousarray(flipped))
     np.testing.assert_array_equal(runtime.encode(flipped).image_embeddings, expected.image_embeddings)
 
@@ -155,12 +142,12 @@ def test_arrays_that_are_not_contiguous_are_taken(runtime: TFLiteRuntime) -> Non
 def test_tensors_that_do_not_fit_say_so(runtime: TFLiteRuntime) -> None:
     with pytest.raises(ImageError, match=r"image has shape \(1, 3, 32, 32\), expected \(1, 3, 64, 64\)"):
         runtime.encode(np.zeros((1, 3, 32, 32), np.float32))
-    embedding = runtime.encode(image())
-    wrong = dataclasses.replace(prompts(2, 2), point_labels=np.zeros((1, 2), np.float32))
+    embedding = runtime.encode(random_image(SPEC))
+    wrong = dataclasses.replace(random_clicks(SPEC, 2, 2), point_labels=np.zeros((1, 2), np.float32))
     with pytest.raises(PromptError, match="point_labels has shape"):
         runtime.decode(embedding, wrong)
     with pytest.raises(PromptError, match="has 1 tensors, expected 3"):
-        runtime.decode(Embedding(embedding.image_embeddings), prompts(1, 1))
+        runtime.decode(Embedding(embedding.image_embeddings), random_clicks(SPEC, 1, 1))
 
 
 def test_loading_compares_the_golden_photos(folder: Path, tmp_path: Path) -> None:

@@ -16,11 +16,8 @@ from sam_edge.contract import LABEL_FOREGROUND, LABEL_PADDING, Embedding, ModelS
 from sam_edge.errors import CheckpointError, ImageError, PromptError, RuntimeUnavailable
 from sam_edge.model.checkpoints import save_checkpoint
 from sam_edge.runtimes.with_torch import TorchRuntime, load
+from tests.model_inputs import random_image
 from tests.tiny_models import TINY_CONFIGS, tiny_model
-
-
-def random_image(spec: ModelSpec) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((1, 3, spec.image_size, spec.image_size)).astype(np.float32)
 
 
 def point_prompts(spec: ModelSpec, count: int = 2) -> PromptTensors:

@@ -1,12 +1,18 @@
-"""One export for all tests: tracing a decoder takes many seconds."""
+"""One export for all tests, since tracing a decoder takes many seconds; and what most exporters are tried on."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from sam_edge.export.graphs import exported_values
 from sam_edge.export.to_onnx import to_onnx_bytes
+from sam_edge.image import Photo, read_photo
+from sam_edge.model.checkpoints import NANO_WEIGHTS, load_checkpoint
 from sam_edge.model.sam import Sam
+from sam_edge.runtimes import ASSETS
 from tests.tiny_models import tiny_model
 
 
@@ -32,3 +38,24 @@ def nano() -> Sam:
 @pytest.fixture(scope="session")
 def nano_files(nano: Sam) -> dict[str, bytes]:
     return to_onnx_bytes(nano)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """The order of torch's sums, and so the last bits, depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Photo]:
+    """The bundled ones."""
+    return [read_photo(path) for path in sorted((ASSETS / "photos").glob("*.jpg"))]
+
+
+@pytest.fixture(scope="session")
+def model() -> Sam:
+    """nano as released, with weights that float16 holds, so that float16 files differ from it by nothing else."""
+    return exported_values(load_checkpoint(NANO_WEIGHTS), "float16")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,7 @@ import torch
 
 from sam_edge.artifact import write_artifact
 from sam_edge.contract import (
-    LABEL_BACKGROUND,
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
     LABEL_EMPTY,
-    LABEL_FOREGROUND,
     LABEL_PADDING,
     Embedding,
     Float32,
@@ -35,7 +32,7 @@ from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
 from sam_edge.image import preprocess, read_photo
 from sam_edge.manifest import contract_tensors
-from sam_edge.model.checkpoints import load_checkpoint
+from sam_edge.model.checkpoints import NANO_WEIGHTS, load_checkpoint
 from sam_edge.model.sam import Sam
 from sam_edge.prompts import build_prompts
 from sam_edge.quantize import recipe as recipes
@@ -43,7 +40,9 @@ from sam_edge.quantize.recipe import Recipe
 from sam_edge.runtimes import ASSETS
 from sam_edge.runtimes.with_coreml import CoreMLVerifier
 from sam_edge.runtimes.with_torch import TorchRuntime
+from tests import model_inputs
 from tests.golden_models import golden_model
+from tests.model_inputs import random_image, random_prompts
 from tests.small_artifact import small_manifest
 from tests.small_coreml import encoder, encoder_model
 from tests.tiny_models import tiny_model
@@ -51,24 +50,17 @@ from tests.tiny_models import tiny_model
 Files = dict[str, bytes]
 Exports = Callable[..., Files]
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"
 PHOTOS = [read_photo(path) for path in sorted((ASSETS / "photos").glob("*.jpg"))[:2]]
 # Of the tensor's standard deviation. Float32 both ways, so that only the order of sums differs: measured 2e-5.
 TOLERANCE = 1e-4
+assert_close = partial(model_inputs.assert_close, tolerance=TOLERANCE)
+pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT_UNITS = ("image_encoder.trunk.stem", "image_encoder.skip_4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def model() -> Sam:
-    return load_checkpoint(WEIGHTS)
+    return load_checkpoint(NANO_WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -120,31 +112,12 @@ def embedding(reference: TorchRuntime) -> Embedding:
     return reference.encode(preprocess(PHOTOS[0], reference.spec)[0])
 
 
-def assert_close(got: Float32, expected: Float32, tolerance: float = TOLERANCE) -> None:
-    scale = float(expected.std())
-    assert scale > 1e-3  # tensors that say nothing would agree too
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
-
-
 def arrays(embedding: Embedding) -> tuple[Float32, ...]:
     return embedding.image_embeddings, *embedding.high_res_features
 
 
 def relative_error(got: Float32, expected: Float32) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-
-
-def random_prompts(spec: ModelSpec, batch: int, slots: int) -> PromptTensors:
-    """Every kind of label, and a mask input on every second prompt."""
-    rng = np.random.default_rng(batch * 100 + slots)
-    kinds = [LABEL_FOREGROUND, LABEL_BACKGROUND, LABEL_PADDING, LABEL_EMPTY]
-    labels = rng.choice(kinds, (batch, slots)).astype(np.float32)
-    coords = rng.uniform(0, spec.image_size, (batch, slots, 2)).astype(np.float32)
-    if slots >= 2:
-        labels[0, :2] = LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT
-        coords[0, :2] = np.sort(coords[0, :2], axis=0)
-    mask_input = 5 * rng.standard_normal((batch, 1, spec.mask_size, spec.mask_size))
-    return PromptTensors(coords, labels, mask_input.astype(np.float32), (np.arange(batch) % 2).astype(np.float32))
 
 
 def photo_prompts(spec: ModelSpec, photo: Any, mask_input: Any = None) -> dict[str, PromptTensors]:
@@ -233,7 +206,7 @@ def test_the_family_computes_the_same_as_torch(kind: str, tmp_path: Path) -> Non
     model = tiny_model(kind)
     runtime = load(export(model, Plan(Recipe("coreml", "fp32"))).files, model.spec, tmp_path / "a")
     expected = TorchRuntime(model)
-    image = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    image = random_image(model.spec)
     embedding = expected.encode(image)
     assert_close(runtime.encode(image).image_embeddings, embedding.image_embeddings)
     for batch, slots in ((1, 1), (2, 3), (3, 1)):
@@ -248,7 +221,7 @@ def test_a_published_size_computes_the_same_as_torch(tmp_path: Path) -> None:
     model = golden_model("vit_t")  # random weights, 1024 pixels
     runtime = load(export(model, Plan(Recipe("coreml", "fp32"))).files, model.spec, tmp_path / "a")
     expected = TorchRuntime(model)
-    image = np.random.default_rng(0).standard_normal((1, 3, 1024, 1024)).astype(np.float32)
+    image = random_image(model.spec)
     embedding = expected.encode(image)
     assert_close(runtime.encode(image).image_embeddings, embedding.image_embeddings)
     prompts = random_prompts(model.spec, 2, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,8 @@ import torch
 
 from sam_edge.artifact import write_artifact
 from sam_edge.contract import (
-    LABEL_BACKGROUND,
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
     LABEL_EMPTY,
-    LABEL_FOREGROUND,
     LABEL_PADDING,
-    Float32,
     ModelSpec,
     PromptTensors,
 )
@@ -36,19 +31,16 @@ from sam_edge.onnx_check import read_onnx_structure
 from sam_edge.quantize.recipe import Recipe
 from sam_edge.runtimes.with_onnxruntime import OnnxRuntime
 from sam_edge.runtimes.with_torch import TorchRuntime
+from tests import model_inputs
+from tests.model_inputs import random_image, random_prompts
 from tests.small_artifact import small_manifest
 from tests.tiny_models import tiny_model
 
 # Of the tensor's standard deviation. Float32 both ways: only the order of sums differs, by 1e-6 to 4e-6.
 TOLERANCE = 3e-5
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+assert_close = partial(model_inputs.assert_close, tolerance=TOLERANCE)
+assert_same = partial(model_inputs.assert_same, tolerance=TOLERANCE)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def onnx_runtime(files: dict[str, bytes], spec: ModelSpec, folder: Path) -> OnnxRuntime:
@@ -56,61 +48,22 @@ def onnx_runtime(files: dict[str, bytes], spec: ModelSpec, folder: Path) -> Onnx
     return OnnxRuntime(write_artifact(folder, manifest, files | {"golden.npz": pack(())}), 1, canary=False)
 
 
-def random_image(spec: ModelSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((1, 3, spec.image_size, spec.image_size)).astype(np.float32)
-
-
-def random_prompts(spec: ModelSpec, batch: int, slots: int) -> PromptTensors:
-    """Every kind of label, and a mask input on every second prompt."""
-    rng = np.random.default_rng(batch * 100 + slots)
-    kinds = [LABEL_FOREGROUND, LABEL_BACKGROUND, LABEL_PADDING, LABEL_EMPTY]
-    labels = rng.choice(kinds, (batch, slots)).astype(np.float32)
-    coords = rng.uniform(0, spec.image_size, (batch, slots, 2)).astype(np.float32)
-    if slots >= 2:
-        labels[0, :2] = LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT
-        coords[0, :2] = np.sort(coords[0, :2], axis=0)
-    mask_input = 5 * rng.standard_normal((batch, 1, spec.mask_size, spec.mask_size))
-    return PromptTensors(coords, labels, mask_input.astype(np.float32), (np.arange(batch) % 2).astype(np.float32))
-
-
-def assert_same(got: OnnxRuntime, expected: TorchRuntime, sizes: list[tuple[int, int]]) -> None:
-    image = random_image(expected.spec)
-    embedding, reference = got.encode(image), expected.encode(image)
-    assert_close(embedding.image_embeddings, reference.image_embeddings)
-    for ours, theirs in zip(embedding.high_res_features, reference.high_res_features, strict=True):
-        assert_close(ours, theirs)
-    for batch, slots in sizes:
-        prompts = random_prompts(expected.spec, batch, slots)
-        prediction, wanted = got.decode(embedding, prompts), expected.decode(reference, prompts)
-        assert_close(prediction.low_res_masks, wanted.low_res_masks)
-        assert_close(prediction.iou_predictions, wanted.iou_predictions)
-
-
-def assert_close(got: Float32, expected: Float32) -> None:
-    scale = float(expected.std())
-    assert scale > 1e-3  # tensors that say nothing would agree too
-    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE * scale)
-
-
-@pytest.mark.usefixtures("threads")
 def test_nano_computes_the_same_as_torch_at_any_number_of_prompts_and_points(
     nano: Sam, nano_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     runtime = onnx_runtime(nano_files, nano.spec, tmp_path / "a")
     sizes = [(1, 1), (1, 2), (2, 3), (3, 2), (5, 7), (16, 2)]
-    assert_same(runtime, TorchRuntime(exported_values(nano, "float16")), sizes)
+    assert_same(runtime, TorchRuntime(exported_values(nano, "float16")), random_image(nano.spec), sizes)
 
 
 @pytest.mark.slow  # two more traces of a decoder
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", ["vit", "tinyvit"])
 def test_the_family_computes_the_same_as_torch(kind: str, tmp_path: Path) -> None:
     model = tiny_model(kind)
     runtime = onnx_runtime(to_onnx_bytes(model, weights="float32"), model.spec, tmp_path / "a")
-    assert_same(runtime, TorchRuntime(model), [(1, 1), (2, 3), (3, 1)])
+    assert_same(runtime, TorchRuntime(model), random_image(model.spec), [(1, 1), (2, 3), (3, 1)])
 
 
-@pytest.mark.usefixtures("threads")
 def test_empty_slots_change_nothing_and_a_padding_point_does(
     nano: Sam, nano_files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -131,7 +84,6 @@ def test_empty_slots_change_nothing_and_a_padding_point_does(
     assert np.abs(with_padding - alone).max() > 1e-2 * alone.std()
 
 
-@pytest.mark.usefixtures("threads")
 def test_a_mask_input_counts_only_where_it_is_said_to_be_there(
     nano: Sam, nano_files: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -7,21 +7,17 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from sam_edge.artifact import write_artifact
 from sam_edge.contract import (
-    LABEL_BACKGROUND,
-    LABEL_BOX_BOTTOM_RIGHT,
-    LABEL_BOX_TOP_LEFT,
     LABEL_EMPTY,
-    LABEL_FOREGROUND,
     LABEL_PADDING,
     Embedding,
     Float32,
@@ -31,52 +27,33 @@ from sam_edge.contract import (
 )
 from sam_edge.errors import ExportError, RuntimeUnavailable
 from sam_edge.export import to_openvino
-from sam_edge.export.graphs import exported_values
 from sam_edge.export.plan import Plan
 from sam_edge.export.to_onnx import to_onnx_bytes
 from sam_edge.export.to_openvino import PRECISIONS, export
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
-from sam_edge.image import Photo, preprocess, read_photo
+from sam_edge.image import Photo, preprocess
 from sam_edge.manifest import contract_tensors
-from sam_edge.model.checkpoints import load_checkpoint
 from sam_edge.model.sam import Sam
 from sam_edge.openvino_check import describe
 from sam_edge.predictor import SamPredictor
 from sam_edge.quantize import recipe as recipes
 from sam_edge.quantize.recipe import Recipe
-from sam_edge.runtimes import ASSETS
 from sam_edge.runtimes.with_openvino import OpenVinoRuntime
 from sam_edge.runtimes.with_torch import TorchRuntime
+from tests import model_inputs
 from tests.golden_models import golden_model
+from tests.model_inputs import random_image, random_prompts
 from tests.small_artifact import small_manifest
 from tests.tiny_models import tiny_model
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"
-PHOTOS = sorted((ASSETS / "photos").glob("*.jpg"))
 # Of the tensor's standard deviation. Float32 both ways, so that only the order of sums differs: measured 1.4e-5 on
 # nano's widest output, 4e-6 on the others.
 TOLERANCE = 1e-4
+assert_close = partial(model_inputs.assert_close, tolerance=TOLERANCE)
+assert_same = partial(model_inputs.assert_same, tolerance=TOLERANCE)
+pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT_UNITS = ("image_encoder.trunk.stem", "image_encoder.skip_4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photos() -> list[Photo]:
-    return [read_photo(path) for path in PHOTOS]
-
-
-@pytest.fixture(scope="module")
-def model() -> Sam:
-    """nano with weights that float16 holds, so that all precisions come from one graph."""
-    return exported_values(load_checkpoint(WEIGHTS), "float16")
 
 
 @pytest.fixture(scope="module")
@@ -136,41 +113,6 @@ def reference(model: Sam) -> TorchRuntime:
 @pytest.fixture(scope="module")
 def embeddings(reference: TorchRuntime, photos: list[Photo]) -> list[Embedding]:
     return [reference.encode(preprocess(photo, reference.spec)[0]) for photo in photos]
-
-
-def random_prompts(spec: ModelSpec, batch: int, slots: int) -> PromptTensors:
-    """Every kind of label, and a mask input on every second prompt."""
-    rng = np.random.default_rng(batch * 100 + slots)
-    kinds = [LABEL_FOREGROUND, LABEL_BACKGROUND, LABEL_PADDING, LABEL_EMPTY]
-    labels = rng.choice(kinds, (batch, slots)).astype(np.float32)
-    coords = rng.uniform(0, spec.image_size, (batch, slots, 2)).astype(np.float32)
-    if slots >= 2:
-        labels[0, :2] = LABEL_BOX_TOP_LEFT, LABEL_BOX_BOTTOM_RIGHT
-        coords[0, :2] = np.sort(coords[0, :2], axis=0)
-    mask_input = 5 * rng.standard_normal((batch, 1, spec.mask_size, spec.mask_size))
-    return PromptTensors(coords, labels, mask_input.astype(np.float32), (np.arange(batch) % 2).astype(np.float32))
-
-
-def assert_close(got: Float32, expected: Float32, tolerance: float = TOLERANCE) -> None:
-    scale = float(expected.std())
-    assert scale > 1e-3  # tensors that say nothing would agree too
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
-
-
-def assert_same(got: Runtime, expected: Runtime, image: Float32, sizes: list[tuple[int, int]]) -> None:
-    embedding, wanted = got.encode(image), expected.encode(image)
-    assert_close(embedding.image_embeddings, wanted.image_embeddings)
-    for ours, theirs in zip(embedding.high_res_features, wanted.high_res_features, strict=True):
-        assert_close(ours, theirs)
-    for batch, slots in sizes:
-        prompts = random_prompts(expected.spec, batch, slots)
-        prediction, right = got.decode(embedding, prompts), expected.decode(wanted, prompts)
-        assert_close(prediction.low_res_masks, right.low_res_masks)
-        assert_close(prediction.iou_predictions, right.iou_predictions)
-
-
-def random_image(spec: ModelSpec) -> Float32:
-    return np.random.default_rng(0).standard_normal((1, 3, spec.image_size, spec.image_size)).astype(np.float32)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +22,26 @@ from sam_edge.export.plan import Exported, Plan, Sizes
 from sam_edge.export.to_tflite import PRECISIONS, export
 from sam_edge.export.units import units
 from sam_edge.golden_vectors import pack
-from sam_edge.image import Photo, preprocess, read_photo
+from sam_edge.image import Photo, preprocess
 from sam_edge.manifest import contract_tensors
-from sam_edge.model.checkpoints import load_checkpoint
 from sam_edge.model.sam import Sam
 from sam_edge.predictor import SamPredictor
 from sam_edge.prompts import build_prompts
 from sam_edge.quantize.recipe import Recipe
-from sam_edge.runtimes import ASSETS
 from sam_edge.runtimes.with_tflite import TFLiteRuntime
 from sam_edge.runtimes.with_torch import TorchRuntime
 from sam_edge.tflite_check import describe
+from tests import model_inputs
 from tests.golden_models import golden_model
 from tests.small_artifact import small_manifest
 from tests.small_tflite import read
 from tests.tiny_models import tiny_model
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"
-PHOTOS = sorted((ASSETS / "photos").glob("*.jpg"))
 ONE = Sizes((1,), (8,))  # each signature takes the converter many seconds
 TOLERANCE = 1e-4  # of the tensor's standard deviation: float32 both ways, only the order of sums differs
+assert_close = partial(model_inputs.assert_close, tolerance=TOLERANCE)
+pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT_UNITS = ("image_encoder.trunk.stem", "image_encoder.skip_4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photos() -> list[Photo]:
-    return [read_photo(path) for path in PHOTOS]
-
-
-@pytest.fixture(scope="module")
-def model() -> Sam:
-    """nano with weights that float16 holds, so that float16 files differ from it by nothing else."""
-    return exported_values(load_checkpoint(WEIGHTS), "float16")
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +72,6 @@ def tflite(model: Sam, exported: Any, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def reference(model: Sam) -> Runtime:
     return TorchRuntime(model)
-
-
-def assert_close(got: Float32, expected: Float32, tolerance: float = TOLERANCE) -> None:
-    scale = float(expected.std())
-    assert scale > 1e-3  # tensors that say nothing would agree too
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
 
 
 def assert_same(got: Runtime, expected: Runtime, photo: Photo, all_prompts: dict[str, PromptTensors]) -> None:
@@ -342,7 +317,7 @@ def test_signatures_of_several_sizes_agree_with_torch_and_share_their_weights(
     embedding = reference.encode(tensor)
     for prompts in kinds_of_prompts(reference, photos[0]).values():
         got, expected = runtime.decode(embedding, prompts), reference.decode(embedding, prompts)
-        assert_close(got.low_res_masks, expected.low_res_masks, 1e-3)
+        assert_close(got.low_res_masks, expected.low_res_masks, tolerance=1e-3)
 
     def constants(result: Exported) -> int:
         file = read(result.files["decoder.tflite"])
