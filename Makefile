@@ -16,7 +16,7 @@ define environment
 	@touch $(1)/.installed
 endef
 
-.PHONY: demo test test-slow lint check dist pictures cards clean
+.PHONY: demo test test-slow lint check dist pictures cards web browser clean
 
 demo: $(DEMO_ENV)/.installed  ## segment a bundled photo with the runtime dependencies only; writes demo/
 	@mkdir -p demo
@@ -24,11 +24,18 @@ demo: $(DEMO_ENV)/.installed  ## segment a bundled photo with the runtime depend
 	@$(DEMO)/sam-edge segment $(PHOTOS)/astronaut.jpg --box 355,0,470,285 --box 280,340,512,512 -o demo/astronaut-overlay.png
 	@echo "Look at demo/chelsea-cutout.png and demo/astronaut-overlay.png."
 
-test: $(DEV_ENV)/.installed  ## all tests but the slow ones
+test: $(DEV_ENV)/.installed browser  ## all tests but the slow ones
 	$(DEV)/python -m pytest
 
 test-slow: $(DEV_ENV)/.installed  ## the rest: ViT-L and ViT-H against their golden values
 	$(DEV)/python -m pytest -m slow
+
+browser:  ## Chromium for tests/web: installed in CI only; elsewhere these tests are skipped without it
+	@if [ -n "$$CI" ] && ! command -v chromium >/dev/null; \
+	then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; fi
+
+web:  ## the page's TypeScript to sam_edge/web/static/ (committed, so only those who change it need Node)
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm test && npm run build
 
 lint: $(DEV_ENV)/.installed  ## ruff and mypy; .lint/ shows mypy the package as it is installed
 	$(DEV)/ruff check .
