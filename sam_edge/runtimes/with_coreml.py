@@ -21,7 +21,6 @@ import numpy as np
 from sam_edge.artifact import Artifact, open_artifact
 from sam_edge.contract import (
     PREDICTION_OUTPUTS,
-    PROMPT_INPUTS,
     Embedding,
     Float32,
     ModelSpec,
@@ -33,7 +32,7 @@ from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import POINTS, contract_tensors
 from sam_edge.mil_program import Program
-from sam_edge.runtimes.feeds import check_target, decoder_feeds, encoder_feeds
+from sam_edge.runtimes.feeds import check_target, decode_in_parts, decoder_feeds, encoder_feeds
 from sam_edge.runtimes.mil_interpreter import Interpreter
 
 __all__ = ["COMPUTE_UNITS", "CoreMLRuntime", "CoreMLVerifier", "load", "verifier"]
@@ -41,8 +40,6 @@ __all__ = ["COMPUTE_UNITS", "CoreMLRuntime", "CoreMLVerifier", "load", "verifier
 TARGET = "coreml"
 COMPUTED = ("float32", "float16", "int8")  # said operator by operator in the file, not chosen here
 MACOS = 14  # the packages' ML Programs need it
-# A larger batch goes through the decoder in parts, as in with_onnxruntime.py; the files take at least as many at once.
-PROMPTS_A_RUN = 4
 # Which processors Core ML may use. None of them changes the precision: each operator's is written in the file.
 COMPUTE_UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 
@@ -79,19 +76,18 @@ class _Packages(abc.ABC):
 
     def decode(self, embedding: Embedding, prompts: PromptTensors) -> Prediction:
         feeds = decoder_feeds(self.spec, embedding, prompts)
-        count, points = prompts.point_labels.shape
+        points = prompts.point_labels.shape[1]
         if points > self._max_points:
             raise PromptError(
                 f"a prompt has {points} points, but this Core ML file takes {self._max_points} at most. "
                 "Give fewer points."
             )
-        parts = []
-        for start in range(0, count, PROMPTS_A_RUN):
-            few = {name: np.ascontiguousarray(feeds[name][start : start + PROMPTS_A_RUN]) for name in PROMPT_INPUTS}
-            found = self._decoder(feeds | few)
-            parts.append([found[name] for name in PREDICTION_OUTPUTS])
-        low_res_masks, iou_predictions = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-        return Prediction(low_res_masks, iou_predictions)
+
+        def run(few: dict[str, Float32]) -> list[Float32]:
+            found = self._decoder(few)
+            return [found[name] for name in PREDICTION_OUTPUTS]
+
+        return decode_in_parts(feeds, run)  # the files take at least as many prompts at once
 
 
 class CoreMLRuntime(_Packages):
