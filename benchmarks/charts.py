@@ -35,7 +35,7 @@ class Labels:
 
     @staticmethod
     def of(records: Sequence[Record]) -> Labels:
-        parts = {r["configuration"]["name"]: _parts(r["configuration"]) for r in records}
+        parts = {r["configuration"]["name"]: _parts(r) for r in records}
         columns = list(zip(*parts.values(), strict=True))
         varying = [i for i, column in enumerate(columns) if len(set(column)) > 1] or [1]
         short = {name: " ".join(p for i in varying if (p := part[i])) for name, part in parts.items()}
@@ -43,11 +43,14 @@ class Labels:
         return Labels(short if unique else {name: name for name in parts})
 
     def __call__(self, record: Record) -> str:
-        return self.names[record["configuration"]["name"]]
+        name: str = record["configuration"]["name"]
+        return self.names.get(name, name)
 
 
-def _parts(configuration: dict[str, Any]) -> tuple[str, ...]:
-    size = f"{configuration['size_px']} px" if "size_px" in configuration else ""
+def _parts(record: Record) -> tuple[str, ...]:
+    configuration = record["configuration"]
+    side = record.get("image_size_px") or configuration.get("size_px")
+    size = f"{side} px" if side else ""
     threads = configuration["threads"]
     count = "any threads" if not threads else f"{threads} thread{'s' * (threads > 1)}"
     return configuration["model"], configuration["runtime"], configuration["precision"], size, count
@@ -76,7 +79,7 @@ def front(records: Sequence[Record], labels: Labels, width: float) -> Chart | No
     chart = Chart(width, FRONT_HEIGHT, "Latency against accuracy of every configuration")
     times, heights = [p[0] for p in points], [p[1] for p in points]
     x = Scale(min(times) / 1.25, max(times) * 1.6, 52, width - 12, log=True)
-    low, high = padded(heights, 0.15)
+    low, high = padded(_at_least_two_points(heights), 0.15)
     y = Scale(low, min(high, 100.5), FRONT_HEIGHT - 46, 26)
     for tick in log_ticks(x.low, x.high):
         chart.line(x(tick), 26, x(tick), FRONT_HEIGHT - 46, "grid")
@@ -98,6 +101,12 @@ def front(records: Sequence[Record], labels: Labels, width: float) -> Chart | No
             left = x(time) > width * 0.72
             chart.text(x(time) + (-10 if left else 10), text_y + 4, labels(record), "name", "end" if left else "start")
     return chart
+
+
+def _at_least_two_points(percents: Sequence[float]) -> list[float]:
+    """With values around them where all lie within two percent: a chart must not make much of a tenth."""
+    middle = (min(percents) + max(percents)) / 2
+    return [*percents, middle - 1, middle + 1]
 
 
 def _pareto(points: Sequence[tuple[float, float, Record]]) -> list[tuple[float, float, Record]]:
@@ -208,7 +217,7 @@ def ladder(records: Sequence[Record], labels: Labels, width: float) -> Chart | N
     chart = Chart(width, FRONT_HEIGHT, "Accuracy and latency by input side")
     times = [r["stages"]["end_to_end"]["p50_ms"] for r in every]
     x = Scale(min(times) / 1.25, max(times) * 1.4, 52, width - 12, log=True)
-    y = Scale(*padded([accuracy(r) or 0.0 for r in every], 0.15), FRONT_HEIGHT - 46, 26)
+    y = Scale(*padded(_at_least_two_points([accuracy(r) or 0.0 for r in every]), 0.15), FRONT_HEIGHT - 46, 26)
     for tick in log_ticks(x.low, x.high):
         chart.text(x(tick), FRONT_HEIGHT - 28, tick_text(tick), "tick", "middle")
     for tick in linear_ticks(y.low, y.high):
@@ -244,6 +253,8 @@ def _lines(
         chart.line(52, y(tick), width - 12, y(tick), "grid")
         chart.text(46, y(tick) + 4, tick_text(tick), "tick", "end")
     for tick in linear_ticks(x.low, x.high, 6):
+        if x_name == "round" and tick % 1:
+            continue
         chart.text(x(tick), height - 28, tick_text(tick), "tick", "middle")
     chart.text((40 + width) / 2, height - 8, x_name, "axis", "middle")
     chart.text(4, 14, y_name, "axis")

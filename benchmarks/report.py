@@ -73,8 +73,10 @@ def _by_machine(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def machine_name(machine: dict[str, Any]) -> str:
+    if "device" in machine:
+        return str(machine["device"])
     cores = f", {machine['cores_visible']} cores" if "cores_visible" in machine else ""
-    return f"{machine.get('cpu', machine.get('device', 'an unnamed machine'))}{cores}"
+    return f"{machine.get('cpu', 'an unnamed machine')}{cores}"
 
 
 def _group(records: Sequence[Record]) -> dict[str, Any]:
@@ -83,23 +85,23 @@ def _group(records: Sequence[Record]) -> dict[str, Any]:
     rows = [record for record in newest.values() if "null_of" not in record]
     whole = sorted((r for r in rows if "end_to_end" in r.get("stages", {})), key=_end_to_end)
     partly = [r for r in rows if r["status"] == MEASURED and r not in whole]
-    labels = Labels.of(rows)
+    labels = Labels.of([*whole, *partly] or rows)
     drawn = whole[:MOST_DRAWN]
     return {
         "machine": rows[0]["machine"],
         "machine_name": machine_name(rows[0]["machine"]),
         "main": Table(MAIN_HEAD, [_main(record, labels) for record in [*whole, *partly]]),
-        "kinds": Table(KINDS_HEAD, [row for record in whole for row in _kinds(record, labels)]),
+        "kinds": Table(KINDS_HEAD, [row for record in [*whole, *partly] for row in _kinds(record, labels)]),
         "scenarios": Table(SCENARIOS_HEAD, [row for record in whole for row in _scenarios(record, labels)]),
         "profiles": [table for record in whole for table in _profile(record, labels)],
-        "judged": _judged(whole),
+        "judged": _judged([*whole, *partly]),
         "missing": [r for r in rows if r["status"] != MEASURED],
         "total": len(rows),
         "answers": _answers(whole, labels),
         "charts": _charts(drawn, labels) if drawn else {},
         "legend": sorted({(r["configuration"]["runtime"], charts.colour(r)) for r in drawn}),
         "drawn": len(drawn),
-        "measured": len(whole),
+        "measured": len(whole) + len(partly),
         "worst": _worst(whole, labels),
         "noise": _noise(newest),
         "commands": sorted({record["command"] for record in rows if "command" in record}),
@@ -149,7 +151,10 @@ def _main(record: Record, labels: Labels) -> list[str]:
     least, load = _least_iou(record), sorted(record.get("load_ms", ()))
 
     def stage(name: str, figure: str) -> str:
-        return shown(stages[name][figure]) if figure in stages.get(name, {}) else ""
+        found = stages.get(name, {})
+        if figure == "p50_ms" and figure not in found and "mean_ms" in found:
+            return f"{shown(found['mean_ms'])} (mean)"  # all that some tools say
+        return shown(found[figure]) if figure in found else ""
 
     return [
         labels(record),
@@ -289,7 +294,7 @@ def _judged(whole: Sequence[Record]) -> str:
             truth = f"{objects} objects with ground truth" if data["ground_truth"] else "without ground truth"
             lacking = f" ({quality['reference']['reason']})" if "reason" in quality["reference"] else ""
             by = f"the reference is {quality['reference']['name']}{lacking}"
-            return f"{data['photos']} photos of {data['name']}, {truth}; {by}"
+            return f"{data['photos']} photos ({data['name']}), {truth}; {by}"
     return ""
 
 

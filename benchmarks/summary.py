@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_edge.benchmarks.harness import PROTOCOL_ROUNDS, Journal, Plan, reference_of
-from sam_edge.benchmarks.masks import compare_masks, worst_masks
+from sam_edge.benchmarks.masks import BUNDLED_PHOTOS, compare_masks, worst_masks
 from sam_edge.benchmarks.matrix import Configuration
 from sam_edge.benchmarks.records import MEASURED, SCHEMA, Record
 from sam_edge.benchmarks.timing import summarise
@@ -33,7 +33,8 @@ class Summary:
             **({"commit": commit} if commit else {}),
         }
         paths = [Path(path) for path in plan.settings.data]
-        self._data = {"name": ", ".join(path.name for path in paths), "sha256": data_sha256(paths)}
+        names = ["the bundled photos" if path == BUNDLED_PHOTOS else path.name for path in paths]
+        self._data = {"name": ", ".join(names), "sha256": data_sha256(paths)}
         self._files: dict[str, list[dict[str, Any]]] = {}
         self._quality: dict[str, dict[str, Any]] = {}
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "sam_edge.cli.bench",
     "report": "sam_edge.cli.report",
     "compare": "sam_edge.cli.compare",
+    "device-kit": "sam_edge.cli.device_kit",
 }
 
 EXIT_ERROR = 1
