@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from sam_edge.benchmarks.machine import describe_machine
+from sam_edge.errors import SamEdgeError, require
 
 SCHEMA = "sam-edge/bench-stages/1"
 PROTOCOL_VERSION = 1
@@ -24,8 +25,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 COLD_STARTS = 5
 
 
-@click.command(
-    epilog="Example: python -m sam_edge.benchmarks --model nano --threads 2 -o benchmarks/results/nano.jsonl"
+@click.group(
+    invoke_without_command=True,
+    epilog="Example: python -m sam_edge.benchmarks --model nano --threads 2 -o benchmarks/results/nano.jsonl",
 )
 @click.option("--model", default="nano", show_default=True)
 @click.option("--runtime", default="onnx", show_default=True)
@@ -37,6 +39,8 @@ COLD_STARTS = 5
 @click.option("-o", "out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def main(model: str, runtime: str, threads: int, rounds: int, everything: bool, out: Path | None) -> None:
     """Measure load, first result, encode, click, end to end, everything mode, memory and the command's cold start."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     photo = str(resources.files("sam_edge.assets") / "photos" / "astronaut.jpg")  # 512 x 512 px
     arguments = {"model": model, "runtime": runtime, "threads": threads, "photo_path": photo, "everything": everything}
     options = f"--model {model} --runtime {runtime} --threads {threads} --rounds {rounds}"
@@ -60,6 +64,19 @@ def main(model: str, runtime: str, threads: int, rounds: int, everything: bool, 
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+@main.command(epilog="Example: python -m sam_edge.benchmarks kernels --minutes 9")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
+@click.option("--minutes", default=9.0, show_default=True, help="Start nothing new after this time.")
+@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/kernels.md"), show_default=True)
+def kernels(results: Path, minutes: float, page: Path) -> None:
+    """Measure the GPU kernels beside every baseline; writes kernels-GPU.jsonl and the table of docs/kernels.md."""
+    try:
+        print(require("sam_edge.benchmarks.kernels", extra="gpu").measure(results, minutes, page))
+    except SamEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def _run_stages(arguments: dict[str, Any], threads: int) -> dict[str, Any]:

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 import torch
 
-INTERPRETED = find_spec("triton") is not None and not torch.cuda.is_available()
-SWITCH = (
-    "TRITON_INTERPRET"  # Triton reads it whenever a kernel is defined: its own ones when it is imported, ours later
-)
-
-if INTERPRETED:
-    if "triton" in sys.modules:
-        raise RuntimeError("a test module before tests/kernels imported triton, which then cannot be interpreted.")
-    with pytest.MonkeyPatch.context() as switch:
-        switch.setenv(SWITCH, "1")
-        import triton  # noqa: F401
+from tests.kernels.interpreter import INTERPRETED, SWITCH
 
 
 @pytest.fixture(scope="package", autouse=True)
