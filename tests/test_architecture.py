@@ -38,6 +38,7 @@ FORBIDDEN = {("runtimes", "kernels"), ("evaluate", "model"), ("predictor", "mode
 FORBIDDEN.add(("kernels", "model"))
 HEAVY = {
     "onnxruntime": {
+        "benchmarks/peers.py",
         "benchmarks/profile_onnxruntime.py",
         "sam_edge/runtimes/with_onnxruntime.py",
         "export/onnx_quantization.py",

@@ -36,6 +36,7 @@ function writeRuntime(target) {
     const text = readFileSync(join(ortFiles, name), "utf8").replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "\n");
     writeFileSync(join(target, name), text);
   }
+  copyFileSync(join(here, "src/ort-license.txt"), join(target, "LICENSE.txt"));
   for (const name of ORT_WASM)
     writeFileSync(join(target, `${name}.gz`), gzipSync(readFileSync(join(ortFiles, name)), { level: 9 }));
 }

@@ -78,7 +78,7 @@ function promptSlots(spec: ModelSpec, photo: Size, prompt: Prompt): [number, num
 function checkPoint({ x, y, label }: Point, [height, width]: Size): void {
   if (![LABELS.foreground, LABELS.background].includes(label))
     refuse(`a point has label ${String(label)}, expected 1 (on the object) or 0 (beside it).`);
-  if (!(x >= 0 && x <= width && y >= 0 && y <= height))
+  if (![x, y].every(Number.isFinite) || !(x >= 0 && x <= width && y >= 0 && y <= height))
     refuse(`point (${x}, ${y}) is outside the photo, expected x from 0 to ${width} and y from 0 to ${height}.`);
 }
 

@@ -24,7 +24,8 @@ interface OpenPhoto {
 }
 
 // Semi-automatic: only what the model is this sure of is proposed.
-const SURE = { predIouThresh: 0.85, stabilityScoreThresh: 0.85, pointsPerSide: 16 };
+const SURE = { predIouThresh: 0.85, stabilityScoreThresh: 0.85 };
+const SURE_POINTS = 16;
 const AUTOMATIC_POINTS = 32;
 const KEY_STEP_PX = 4;
 const KEY_STEP_SHIFT_PX = 24;
@@ -441,15 +442,21 @@ async function openPlace(place: number): Promise<void> {
     await open(name, await fetchPhoto(name));
     if (!photo || folder.place !== place) return;
     if (labelled) restore(await fetchAnnotation(name));
-    else if (gear() === "semi") await search(SURE);
+    else if (gear() === "semi") await search({ ...SURE, pointsPerSide: gearPoints(SURE_POINTS) });
     else if (gear() === "automatic") await labelAndGoOn();
   } catch (error) {
     complain(error);
   }
 }
 
+/** `?points=` in the address: a coarser grid than `most` for the gears that search by themselves. */
+function gearPoints(most: number): number {
+  const asked = Number(new URLSearchParams(location.search).get("points"));
+  return Number.isInteger(asked) && asked > 0 ? Math.min(asked, most) : most;
+}
+
 async function labelAndGoOn(): Promise<void> {
-  await search({ pointsPerSide: AUTOMATIC_POINTS });
+  await search({ pointsPerSide: gearPoints(AUTOMATIC_POINTS) });
   if (gear() === "automatic") await saveAndGoOn();
 }
 
