@@ -17,6 +17,7 @@ import click
 from sam_edge.artifact import record_quality
 from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
 from sam_edge.benchmarks.formats import newest, table
+from sam_edge.benchmarks.peers import table as peers_table
 from sam_edge.evaluate.report import tables
 from sam_edge.runtimes import ASSETS
 
@@ -106,9 +107,14 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
+def _peers(_: str, results: Path) -> str:
+    return peers_table(_records(results / "peers.jsonl")[-1])
+
+
 BLOCKS: dict[str, Callable[[str, Path], str]] = {
     "formats": _formats,
     "latency": _latency,
+    "peers": _peers,
     "quality": _quality,
     "summary": _summary,
 }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sam_edge.benchmarks.records import MEASURED, Record
 from sam_edge.errors import require
 
-__all__ = ["Change", "Comparison", "compare", "machine_differences", "ratio_interval"]
+__all__ = ["Change", "Comparison", "compare", "machine_differences", "median_interval", "ratio_interval"]
 
 LEAST_NOISE = 0.03
 RESAMPLES = 2000
@@ -129,6 +129,11 @@ def ratio_interval(new: Sequence[float], old: Sequence[float]) -> tuple[float, f
     return float(ratio(np.asarray(new), np.asarray(old))), *_bootstrap((new, old), ratio)
 
 
+def median_interval(values: Sequence[float]) -> Interval:
+    """95 % bootstrap interval of the median of one value a round."""
+    return _bootstrap((values,), lambda x, axis=-1: np.median(x, axis=axis))
+
+
 def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Callable[..., Any]) -> Interval:
     stats = require("scipy.stats", extra="bench")
     found = stats.bootstrap(
@@ -163,7 +168,7 @@ def _null_interval(side: dict[str, Record], stage: str) -> Interval | None:
     ratios = [a / b for a, b in pairs]
     if len(ratios) < MIN_ROUNDS:
         return None
-    return _bootstrap((ratios,), lambda x, axis=-1: np.median(x, axis=axis))
+    return median_interval(ratios)
 
 
 def _drift(old: Sequence[Record], new: Sequence[Record]) -> float:

@@ -254,6 +254,13 @@ def ceilings(job: dict[str, Any]) -> dict[str, Any]:
     return measure_ceilings(job["threads"])
 
 
+def peer(job: dict[str, Any]) -> dict[str, Any]:
+    """One graph of others on noise, for the table of peers."""
+    from sam_edge.benchmarks.peers import measure_peer
+
+    return measure_peer(job)
+
+
 TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "single": single,
     "multi": multi,
@@ -262,6 +269,7 @@ TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "quality": quality,
     "profile": profile,
     "ceilings": ceilings,
+    "peer": peer,
 }
 
 
