@@ -20,7 +20,10 @@ __all__ = ["PhotoInput"]
 
 
 class PhotoInput(nn.Module):
-    """photo (H, W, 3) uint8, RGB -> image (1, 3, S, S) float32, within one grey level of `image.preprocess`."""
+    """photo (H, W, 3) uint8, RGB -> image (1, 3, S, S) float32, within one grey level of `image.preprocess`.
+
+    Where a sum lies half-way between two levels, Pillow's weights of 22 bits may round to the other one.
+    """
 
     mean: Tensor
     std: Tensor
@@ -33,7 +36,7 @@ class PhotoInput(nn.Module):
 
     def forward(self, photo: Tensor) -> Tensor:
         height, width = photo.shape[0], photo.shape[1]
-        longest = torch.sym_max(height, width)
+        longest = torch.sym_max(height, width)  # type: ignore[no-untyped-call]
         new_height, new_width = (self._resized(side, longest) for side in (height, width))
         x = photo.permute(2, 0, 1).float()
         x = to_8_bits(x @ bilinear_weights(width, new_width).T)  # (3, H, w); Pillow resizes rows first
@@ -43,7 +46,7 @@ class PhotoInput(nn.Module):
 
     def _resized(self, side: Any, longest: Any) -> Any:
         """`image.resized_size` of one side."""
-        return torch.sym_max(1, (2 * side * self.side + longest) // (2 * longest))
+        return torch.sym_max(1, (2 * side * self.side + longest) // (2 * longest))  # type: ignore[no-untyped-call]
 
 
 def to_8_bits(x: Tensor) -> Tensor:

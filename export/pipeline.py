@@ -49,6 +49,7 @@ __all__ = ["FAILED_SUFFIX", "Exporter", "Request", "Row"]
 
 PHOTOS = ASSETS / "photos"
 FAILED_SUFFIX = ".failed"
+PHOTO_SUFFIX = "-photo"
 TOOLS = ("sam-edge", "numpy", "torch")
 TOLERANCE_ROOM = 1.5  # other CPUs sum in another order, and int8 instructions differ in how they saturate
 SPEED_ROUNDS = 9
@@ -58,8 +59,8 @@ MAX_OUTPUT_PHOTOS = 8  # for the largest error of each tensor
 @dataclass(frozen=True)
 class Request:
     """What to export. `data`: labelled photos for the certificate, the bundled ones when empty; at most `photos` of
-    them (0: all), drawn evenly. `recipes` by (target, precision). `sizes` are TFLite's. `licence` and `training_data`
-    are the manifest's."""
+    them (0: all), drawn evenly. `recipes` by (target, precision). `sizes` are TFLite's. `photo_input`: encoders
+    that take the photo itself, for targets.PHOTO_INPUT. `licence` and `training_data` are the manifest's."""
 
     model: str
     out: Path
@@ -73,6 +74,7 @@ class Request:
     measure_speed: bool = True
     recipes: Mapping[tuple[str, str], Recipe] = field(default_factory=dict)
     sizes: Sizes = Sizes()
+    photo_input: bool = False
     licence: str = "that of the checkpoint"
     training_data: str = "that of the checkpoint"
     command: str = ""
@@ -213,7 +215,7 @@ class Exporter:
             return self._fp32[target.name]
         self.progress(target.name, recipe.precision, "convert")
         images = self.calibration.images if recipe.precision == "int8" else ()
-        exported = target.export(self.model, Plan(recipe, images, self.request.sizes))
+        exported = target.export(self.model, Plan(recipe, images, self.request.sizes, self.request.photo_input))
         folder = Path(self._scratch.name) / f"{target.name}-{recipe.precision}-{time.monotonic_ns()}"
         files = exported.files | {GOLDEN_NAME: pack(self.golden)}
         draft = write_artifact(folder, self._manifest(target, recipe, exported), files)
@@ -266,6 +268,8 @@ class Exporter:
     def _write(self, draft: Artifact, found: Certified) -> Artifact:
         spec, precision = draft.manifest.spec, draft.manifest.recipe["precision"]
         name = self.request.folder_name or f"{spec.name}-{spec.image_size}-{draft.manifest.target}-{precision}"
+        if spec.photo_input:
+            name += PHOTO_SUFFIX
         if not found.passed:
             name += FAILED_SUFFIX
         manifest = replace(
@@ -291,7 +295,7 @@ class Exporter:
         computed, stored, _ = PRECISIONS[recipe.precision]
         return Manifest(
             name=self.model.spec.name,
-            spec=self.model.spec,
+            spec=replace(self.model.spec, photo_input=self.request.photo_input),
             config=self.model.config.to_dict(),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             checkpoint_sha256=self.checkpoint_sha256,

@@ -52,11 +52,13 @@ class Sizes:
 @dataclass(frozen=True)
 class Plan:
     """`calibration`: preprocessed photos (1, 3, S, S) float32, as `image.preprocess` makes them; none unless needed.
-    `sizes`: what the decoder takes where its format fixes that."""
+    `sizes`: what the decoder takes where its format fixes that. `photo_input`: the encoder takes the photo itself and
+    preprocesses it (`ModelSpec.photo_input`; targets.PHOTO_INPUT)."""
 
     recipe: Recipe
     calibration: Sequence[Float32] = ()
     sizes: Sizes = Sizes()
+    photo_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from sam_edge.export.plan import Exported, Plan
 from sam_edge.model.sam import Sam
 from sam_edge.quantize.recipe import PRECISIONS
 
-__all__ = ["TARGETS", "Target", "find_target"]
+__all__ = ["PHOTO_INPUT", "TARGETS", "Target", "find_target"]
+
+PHOTO_INPUT = ("onnx", "openvino")  # targets whose encoder can take the photo itself
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sam_edge.contract import IMAGE, PHOTO, ModelSpec
 from sam_edge.errors import ExportError, require
 from sam_edge.export.graphs import (
     MIN_ELEMENTS,
@@ -34,8 +36,10 @@ from sam_edge.export.graphs import (
     tensor_names,
 )
 from sam_edge.export.onnx_quantization import quantize_dynamic, quantize_static, quantize_weights
+from sam_edge.export.photo_input import PhotoInput
 from sam_edge.export.plan import Exported, Plan
 from sam_edge.export.units import unit_weights
+from sam_edge.manifest import HEIGHT, WIDTH
 from sam_edge.model.sam import Sam
 from sam_edge.onnx_check import describe, read_onnx_structure
 
@@ -45,6 +49,7 @@ __all__ = [
     "OPSET",
     "PRECISIONS",
     "export",
+    "photo_graph",
     "to_onnx_bytes",
 ]
 
@@ -54,15 +59,27 @@ TOOLS = ("onnx", "onnxscript", "onnxslim", "onnxruntime")
 OPSET = 20
 OPSETS = range(18, 23)  # tried; below 18 the exporter says nothing and writes 18
 MAX_KEPT, MAX_KEPT_BYTES = 3, 100_000_000
-MAX_PROMPTS, MAX_POINTS = 4096, 256  # bounds for torch.export, which needs some; the files themselves have none
+MAX_PROMPTS, MAX_POINTS, MAX_SIDE = (
+    4096,
+    256,
+    65535,
+)  # bounds for torch.export, which needs some; the files themselves have none
 
 
 def export(model: Sam, plan: Plan) -> Exported:
     """See `plan.py`. int8 is the encoder's: convolutions and matrix products with their activations; the decoder then
     is stored as float16. Raises ExportError."""
+    files = _in_precision(model, plan)
+    if plan.photo_input:
+        files[ENCODER_NAME] = _joined(photo_graph(model.spec), files[ENCODER_NAME])
+        check_contract(replace(model.spec, photo_input=True), describe(files), "export")
+    return Exported(files, tools=TOOLS)
+
+
+def _in_precision(model: Sam, plan: Plan) -> dict[str, bytes]:
     precision, kept = plan.recipe.precision, plan.recipe.float_units
     if precision in ("fp32", "fp16"):
-        return Exported(to_onnx_bytes(model, weights="float16" if precision == "fp16" else "float32"), tools=TOOLS)
+        return to_onnx_bytes(model, weights="float16" if precision == "fp16" else "float32")
     files = to_onnx_bytes(model, weights="float32")
     encoder, decoder = files[ENCODER_NAME], files[DECODER_NAME]
     if precision == "int8":
@@ -72,7 +89,29 @@ def export(model: Sam, plan: Plan) -> Exported:
         encoder, decoder = quantize_dynamic(encoder), quantize_dynamic(decoder)
     else:
         encoder, decoder = quantize_weights(encoder, unit_weights(model), kept), quantize_weights(decoder, {}, ())
-    return Exported({ENCODER_NAME: encoder, DECODER_NAME: decoder}, tools=TOOLS)
+    return {ENCODER_NAME: encoder, DECODER_NAME: decoder}
+
+
+def photo_graph(spec: ModelSpec, opset: int = OPSET) -> bytes:
+    """`PhotoInput` as a graph of its own: photo (height, width, 3) uint8 -> image. Raises ExportError."""
+    sides = {0: torch.export.Dim(HEIGHT, min=1, max=MAX_SIDE), 1: torch.export.Dim(WIDTH, min=1, max=MAX_SIDE)}
+    example = torch.zeros(300, 200, 3, dtype=torch.uint8)
+    traced = _trace(PhotoInput(spec).eval(), (example,), ((PHOTO,), (IMAGE,)), (sides,), opset)
+    return _finish(traced, "the photo's input", "float32")
+
+
+def _joined(photo: bytes, encoder: bytes) -> bytes:
+    """The encoder with the photo's graph before it."""
+    import onnx
+    from onnx import compose
+
+    before, after = (onnx.load_from_string(data) for data in (photo, encoder))
+    before.ir_version = after.ir_version = max(before.ir_version, after.ir_version)
+    before = compose.add_prefix(before, "photo/", rename_inputs=False)
+    joined = compose.merge_models(before, after, io_map=[(f"photo/{IMAGE}", IMAGE)])
+    _strip(joined)
+    onnx.checker.check_model(joined, full_check=True)
+    return bytes(joined.SerializeToString(deterministic=True))
 
 
 def to_onnx_bytes(model: Sam, *, weights: Weights = "float16", opset: int = OPSET) -> dict[str, bytes]:
@@ -107,7 +146,7 @@ def _to_onnx_bytes(model: Sam, weights: Weights, opset: int) -> dict[str, bytes]
     encoder_names, decoder_names = (tensor_names(model.spec, graph) for graph in ("encoder", "decoder"))
     traced = {
         ENCODER_NAME: _trace(Encoder(model), examples[0], encoder_names, None, opset),
-        DECODER_NAME: _trace(Decoder(model), examples[1], decoder_names, sizes, opset),
+        DECODER_NAME: _trace(Decoder(model), examples[1], decoder_names, (sizes,), opset),
     }
     files = {name: _finish(graph, name, weights) for name, graph in traced.items()}
     check_contract(model.spec, describe(files), "export")
@@ -139,7 +178,7 @@ def _trace(
                 verbose=False,
                 input_names=list(names[0]),
                 output_names=list(names[1]),
-                dynamic_shapes=None if sizes is None else (sizes,),
+                dynamic_shapes=sizes,
             )
     except Exception as error:  # the exporter wraps whatever happens in exceptions of several private modules
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -13,6 +13,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sam_edge.contract import Float32
 from sam_edge.errors import ExportError, RuntimeUnavailable, SamEdgeError
 from sam_edge.export.graphs import MIN_ELEMENTS, check_contract, exported_values
 from sam_edge.export.plan import Exported, Plan
-from sam_edge.export.to_onnx import DECODER_NAME, ENCODER_NAME, to_onnx_bytes
+from sam_edge.export.to_onnx import DECODER_NAME, ENCODER_NAME, photo_graph, to_onnx_bytes
 from sam_edge.export.units import check_known, matched, unit_weights
 from sam_edge.model.sam import Sam
 from sam_edge.openvino_check import describe
@@ -56,6 +57,8 @@ def export(model: Sam, plan: Plan) -> Exported:
             encoder, decoder = (ov.convert_model(io.BytesIO(graphs[name])) for name in (ENCODER_NAME, DECODER_NAME))
             if precision.startswith("int8"):
                 encoder = _quantized(encoder, model, plan)
+            if plan.photo_input:
+                encoder = _joined(ov.convert_model(io.BytesIO(photo_graph(model.spec))), encoder)
     except SamEdgeError:
         raise
     except Exception as error:  # openvino's and nncf's exceptions share no public base class
@@ -69,8 +72,22 @@ def export(model: Sam, plan: Plan) -> Exported:
         if precision != "fp32":
             _store_as_float16(graph)
         files |= _files(graph, name)
-    check_contract(model.spec, describe(files), EXTRA)
+    check_contract(replace(model.spec, photo_input=plan.photo_input), describe(files), EXTRA)
     return Exported(files, tools=(*TOOLS, "nncf") if precision.startswith("int8") else TOOLS)
+
+
+def _joined(photo: Any, encoder: Any) -> Any:
+    """The encoder with the photo's graph before it."""
+    ov = import_openvino()
+    from openvino import opset13
+
+    (taken,) = encoder.inputs
+    (given,) = photo.outputs
+    # OpenVINO does not see that what was cut to the photo and filled up again has the size it was filled up to.
+    image = opset13.reshape(given.get_node().input_value(0), list(taken.get_shape()), special_zero=False).output(0)
+    for user in taken.get_node().output(0).get_target_inputs():
+        user.replace_source_output(image)
+    return ov.Model(encoder.get_results(), photo.get_parameters(), "sam")
 
 
 def _quantized(encoder: Any, model: Sam, plan: Plan) -> Any:

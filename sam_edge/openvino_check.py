@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sam_edge.errors import ArtifactError
-from sam_edge.manifest import POINTS, PROMPTS, Graph, Tensor
+from sam_edge.manifest import HEIGHT, POINTS, PROMPTS, WIDTH, Graph, Tensor
 from sam_edge.protobuf import Refused, refuse
 
 __all__ = ["OpenvinoStructure", "describe", "read_openvino_structure"]
@@ -29,14 +29,15 @@ MAX_SIZE = 1 << 30  # elements of one tensor, stored or declared: 4 GiB of float
 IR_VERSION = "11"
 OPSETS = range(1, 17)
 STATES = ("ReadValue", "Assign")  # a layer that remembers would answer a photo with the one before
-DYNAMIC = (PROMPTS, POINTS)  # the format has no names: the first axis of a tensor with free sizes is B, the second N
+# The format has no names for free sizes: of a prompt tensor the first is B and the second N, a photo is uint8.
+FREE_SIZES = {"f32": (PROMPTS, POINTS), "u8": (HEIGHT, WIDTH)}
 
 # In constants and parameters: (dtype, bytes an element), and the same types as ports call them.
 DTYPES = {
     "f32": ("float32", 4), "f16": ("float16", 2), "i8": ("int8", 1), "u8": ("uint8", 1), "i32": ("int32", 4),
     "i64": ("int64", 8), "boolean": ("bool", 1),
 }  # fmt: skip
-PORT_FLOAT32 = "FP32"
+PRECISIONS = {"f32": "FP32", "u8": "U8"}  # of inputs and outputs
 
 # Element -> (elements inside it, attributes it must have, others it may have). `data` has those of its layer's type.
 ELEMENTS: dict[str, tuple[frozenset[str], frozenset[str], frozenset[str]]] = {
@@ -291,19 +292,20 @@ def _parameter(layer: _Layer) -> Tensor:
     if len(layer.outputs) != 1 or layer.inputs:
         refuse(f"parameter {layer.name!r:.60} has other ports than one output")
     (port,) = layer.outputs.values()
-    if port.dims != shape or dtype != "f32":
-        refuse(f"parameter {layer.name!r:.60} is not float32, or has two shapes")
-    return _tensor(port.attributes.get("names", ""), port)
+    if port.dims != shape or dtype not in FREE_SIZES:
+        refuse(f"parameter {layer.name!r:.60} is neither float32 nor uint8, or has two shapes")
+    return _tensor(port.attributes.get("names", ""), port, dtype)
 
 
-def _tensor(name: str, port: _Element) -> Tensor:
-    if port.attributes["precision"] != PORT_FLOAT32:
-        refuse(f"{name!r:.60} is {port.attributes['precision']!r:.20}, expected {PORT_FLOAT32}")
+def _tensor(name: str, port: _Element, element_type: str = "f32") -> Tensor:
+    dtype, precision, free = DTYPES[element_type][0], PRECISIONS[element_type], FREE_SIZES[element_type]
+    if port.attributes["precision"] != precision:
+        refuse(f"{name!r:.60} is {port.attributes['precision']!r:.20}, expected {precision}")
     _elements([size for size in port.dims if size >= 0])
-    if any(size < 0 for size in port.dims[len(DYNAMIC) :]):
-        refuse(f"{name!r:.60} has free sizes past its first {len(DYNAMIC)}")
-    shape = (DYNAMIC[axis] if size < 0 else size for axis, size in enumerate(port.dims))
-    return Tensor(name, "float32", tuple(shape))
+    if any(size < 0 for size in port.dims[len(free) :]):
+        refuse(f"{name!r:.60} has free sizes past its first {len(free)}")
+    shape = (free[axis] if size < 0 else size for axis, size in enumerate(port.dims))
+    return Tensor(name, dtype, tuple(shape))
 
 
 def _ports(group: _Element | None) -> dict[int, _Element]:

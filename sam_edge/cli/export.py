@@ -60,6 +60,11 @@ EXIT_MISSED = 1
 @click.option(
     "--tflite-points", metavar="N,...", help="Numbers of points a prompt that it takes; a box is 2.  [default: 8,32]"
 )
+@click.option(
+    "--photo-input",
+    is_flag=True,
+    help="Encoders of onnx and openvino take the photo itself, uint8 of any size: resizing is in the graph.",
+)
 @click.option("--threads", default=2, show_default=True, help="CPU threads for the certificate.")
 @click.option("--allow-fail", is_flag=True, help="Keep an artifact that misses its bounds, under a name with .failed.")
 @click.option("--no-speed", is_flag=True, help="Do not time the exported encoder against its fp32 form.")
@@ -77,6 +82,7 @@ def command(
     recipe_files: tuple[str, ...],
     tflite_prompts: str | None,
     tflite_points: str | None,
+    photo_input: bool,
     threads: int,
     allow_fail: bool,
     no_speed: bool,
@@ -94,6 +100,8 @@ def command(
     jobs = _jobs(targets, precisions)
     recipes = _recipes(model, jobs, recipe_files)
     sizes = _sizes(jobs, tflite_prompts, tflite_points)
+    if photo_input:
+        _check_photo_input(jobs)
     request = Request(
         model=model,
         out=Path(out),
@@ -106,6 +114,7 @@ def command(
         measure_speed=not no_speed,
         recipes=recipes,
         sizes=sizes,
+        photo_input=photo_input,
         command=shlex.join(["sam-edge", *(_shown(argument) for argument in sys.argv[1:])]),
     )
     rows = []
@@ -122,6 +131,18 @@ def command(
     else:
         click.echo(_table(rows))
     return 0 if all(row.passed for row in rows) or allow_fail else EXIT_MISSED
+
+
+def _check_photo_input(jobs: Sequence[tuple[str, str]]) -> None:
+    from sam_edge.errors import ExportError
+    from sam_edge.export.targets import PHOTO_INPUT
+
+    others = sorted({target for target, _ in jobs} - set(PHOTO_INPUT))
+    if others:
+        raise ExportError(
+            f"--photo-input was given with {', '.join(others)}, expected {' or '.join(PHOTO_INPUT)}: other formats fix "
+            "the sizes of their inputs. Export those on their own."
+        )
 
 
 def _jobs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:

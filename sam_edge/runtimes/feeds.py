@@ -7,9 +7,10 @@ prompts goes through the decoder in parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam_edge.artifact import Artifact
 from sam_edge.contract import PROMPT_INPUTS, Embedding, Float32, ModelSpec, Prediction, PromptTensors
@@ -33,8 +34,8 @@ def check_target(artifact: Artifact, target: str, computed: tuple[str, ...] = ("
         )
 
 
-def encoder_feeds(spec: ModelSpec, image: Float32) -> dict[str, Float32]:
-    """image (1, 3, S, S) float32. Raises ImageError."""
+def encoder_feeds(spec: ModelSpec, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """image (1, 3, S, S) float32, or with the spec's `photo_input` a photo (H, W, 3) uint8. Raises ImageError."""
     inputs, _ = contract_tensors(spec)["encoder"]
     return _checked(inputs, [image], "Use image.preprocess with this model's spec.", ImageError)
 
@@ -76,8 +77,8 @@ def decode_in_parts(
 
 
 def _checked(
-    tensors: tuple[Tensor, ...], arrays: list[Float32], hint: str, error: type[SamEdgeError]
-) -> dict[str, Float32]:
+    tensors: tuple[Tensor, ...], arrays: list[NDArray[Any]], hint: str, error: type[SamEdgeError]
+) -> dict[str, NDArray[Any]]:
     """Each array under its tensor's name; sizes with the same name must be equal."""
     sizes: dict[str, int] = {}
     feeds = {}
@@ -85,7 +86,7 @@ def _checked(
         shape = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in tensor.shape)
         check_shape(tensor.name, array, shape, hint, error)
         sizes |= {size: got for size, got in zip(tensor.shape, array.shape, strict=True) if isinstance(size, str)}
-        if array.dtype != np.float32:
+        if array.dtype != np.dtype(tensor.dtype):
             raise error(f"{tensor.name} has dtype {array.dtype}, expected {tensor.dtype}. {hint}")
         feeds[tensor.name] = np.ascontiguousarray(array)
     return feeds

@@ -8,8 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from sam_edge.artifact import Artifact, open_artifact
-from sam_edge.contract import Embedding, Float32, ModelSpec, Prediction, PromptTensors
+from sam_edge.contract import Embedding, ModelSpec, Prediction, PromptTensors
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import contract_tensors
@@ -18,6 +20,7 @@ from sam_edge.runtimes.feeds import PROMPTS_A_RUN, check_target, decode_in_parts
 __all__ = ["OnnxRuntime", "load"]
 
 TARGET = "onnx"
+TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 ERRORS_ONLY = 3  # onnxruntime's severity: its warnings are about graphs, which a user cannot change
 
 
@@ -47,7 +50,7 @@ class OnnxRuntime:
     def spec(self) -> ModelSpec:
         return self.manifest.spec
 
-    def encode(self, image: Float32) -> Embedding:
+    def encode(self, image: NDArray[Any]) -> Embedding:
         feeds = encoder_feeds(self.spec, image)
         image_embeddings, *high_res_features = self._encoder.run(None, feeds)
         return Embedding(image_embeddings, tuple(high_res_features))
@@ -98,6 +101,6 @@ def _session(artifact: Artifact, name: str, graph: bytes, threads: int) -> Any:
     declared = contract_tensors(artifact.manifest.spec)[name]
     for tensors, nodes in zip(declared, (session.get_inputs(), session.get_outputs()), strict=True):
         got = [(node.name, node.type, tuple(node.shape)) for node in nodes]
-        if got != [(tensor.name, "tensor(float)", tensor.shape) for tensor in tensors]:
+        if got != [(tensor.name, TYPES[tensor.dtype], tensor.shape) for tensor in tensors]:
             raise ArtifactError(f"onnxruntime sees {got} in the {name} of {artifact.directory}. Export it again.")
     return session

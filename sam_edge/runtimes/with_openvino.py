@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam_edge.artifact import Artifact, open_artifact
 from sam_edge.contract import Embedding, Float32, ModelSpec, Prediction, PromptTensors
@@ -25,6 +26,7 @@ __all__ = ["OpenVinoRuntime", "import_openvino", "load", "without_telemetry"]
 
 TARGET = "openvino"
 DEVICE = "CPU"
+TYPES = {"float32": "f32", "uint8": "u8"}
 OPTIONS = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16 where the CPU has it: embeddings off by 8 to 13 %
@@ -57,7 +59,7 @@ class OpenVinoRuntime:
     def spec(self) -> ModelSpec:
         return self.manifest.spec
 
-    def encode(self, image: Float32) -> Embedding:
+    def encode(self, image: NDArray[Any]) -> Embedding:
         image_embeddings, *high_res_features = self._encoder.run(encoder_feeds(self.spec, image))
         return Embedding(image_embeddings, tuple(high_res_features))
 
@@ -102,7 +104,9 @@ def _compile(core: Any, artifact: Artifact, name: str, files: dict[str, bytes], 
     declared = contract_tensors(artifact.manifest.spec)[name]
     for tensors, nodes in zip(declared, (compiled.inputs, compiled.outputs), strict=True):
         got = [(sorted(x.get_names()), x.get_element_type().to_string(), _sizes(x)) for x in nodes]
-        if got != [([x.name], "f32", tuple(-1 if isinstance(n, str) else n for n in x.shape)) for x in tensors]:
+        if got != [
+            ([x.name], TYPES[x.dtype], tuple(-1 if isinstance(n, str) else n for n in x.shape)) for x in tensors
+        ]:
             raise ArtifactError(f"openvino sees {got} in the {name} of {artifact.directory}. Export it again.")
     return compiled
 

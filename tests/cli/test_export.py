@@ -68,6 +68,10 @@ def test_a_checkpoint_becomes_certified_folders_that_verify(weights: Path, tmp_p
         (("--to", "tflite", "--tflite-prompts", "1,x"), ("--tflite-prompts is '1,x', expected whole numbers such as",)),
         (("--to", "tflite", "--tflite-points", "8,2"), ("sizes of points are [8, 2], expected rising numbers",)),
         (("--tflite-prompts", "1,16"), ("--tflite-prompts came without tflite, expected `--to tflite`",)),
+        (
+            ("--to", "onnx", "tflite", "--photo-input"),
+            ("--photo-input was given with tflite, expected onnx",),
+        ),
         (("--recipe", "none.json"), ("none.json cannot be read as a recipe",)),
     ],
 )
