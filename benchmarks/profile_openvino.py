@@ -15,6 +15,7 @@ from sam_edge.runtimes.with_openvino import OPTIONS, import_openvino
 
 __all__ = ["profile_openvino"]
 
+PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 NOT_RUN = ("Input", "Output", "Const", "Parameter", "Result")
 
 
@@ -57,6 +58,8 @@ def _ops(node: Any, times: dict[str, list[float]]) -> list[Op]:
         return []
     inputs = [list(port.get_shape()) for port in node.inputs()]
     outputs = [list(port.get_shape()) for port in node.outputs()]
+    if kind in PRODUCTS and node.input(0).get_element_type().size == 1:
+        kind += "/int8"
     moved = sum(_bytes(port) for port in (*node.inputs(), *node.outputs()))
     count = operations(kind, inputs, outputs[0]) if outputs else 0.0
     return [Op(kind, ms, count, moved) for ms in times[node.get_friendly_name()]]

@@ -65,8 +65,17 @@ def operations(kind: str, inputs: Sequence[Sequence[int]], output: Sequence[int]
         weights = _weights(inputs)
         return 2.0 * prod(output) * prod(weights[-3:]) if weights else 0.0
     if any(name in kind for name in ("MatMul", "Gemm", "FullyConnected")) and inputs and inputs[0]:
-        return 2.0 * prod(output) * inputs[0][-1]
+        return 2.0 * prod(output) * _inner(inputs, output)
     return 0.0
+
+
+def _inner(inputs: Sequence[Sequence[int]], output: Sequence[int]) -> float:
+    """The length of a product's sums, whichever operand is transposed: M K times K N over M N is K squared."""
+    second = next((shape for shape in inputs[1:] if len(shape) >= 2), ())
+    if not second or not prod(output):
+        return float(inputs[0][-1])
+    batch = prod(second[:-2]) if len(second) > 2 else 1
+    return float(round((prod(inputs[0]) * prod(second) / (prod(output) * batch)) ** 0.5))
 
 
 def _weights(inputs: Sequence[Sequence[int]]) -> Sequence[int]:

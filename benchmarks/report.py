@@ -21,6 +21,7 @@ WIDE, NARROW = 760.0, 340.0  # two drawings of each chart: text keeps its size o
 MOST_DRAWN = 24  # rows in a chart; tables have all
 MOST_WORST = 12
 MOST_OPS = 12
+INTEGER_MARKS = ("QLinear", "Integer", "/int8")  # of operators whose products are of int8
 KIND_NAMES = {"box": "a box", "click": "a click", "click3": "three clicks", "mask": "a click and a rough mask"}
 MEBIBYTE = 2**20
 
@@ -262,7 +263,13 @@ OPS_HEAD = ("operator", "calls", "ms", "share", "GFLOP/s", "of the ceiling", "GB
 def _profile(record: Record, labels: Labels) -> list[dict[str, Any]]:
     """A table a graph: encoder and decoder."""
     ceilings, found = record.get("ceilings", {}), []
-    top = {"gflop_per_s": ceilings.get("matmul_float32_gflop_per_s"), "gb_per_s": ceilings.get("copy_gb_per_s")}
+    floats, integers = (ceilings.get(f"matmul_{name}_per_s") for name in ("float32_gflop", "int8_gop"))
+
+    def share(op: dict[str, Any], rate: str) -> str:
+        products = integers if any(mark in op["type"] for mark in INTEGER_MARKS) else floats
+        limit = products if rate == "gflop_per_s" else ceilings.get("copy_gb_per_s")
+        return f"{100 * op[rate] / limit:.0f} %" if rate in op and limit else ""
+
     for graph, ops in record.get("profile", {}).get("graphs", {}).items():
         rows = [
             [
@@ -275,7 +282,7 @@ def _profile(record: Record, labels: Labels) -> list[dict[str, Any]]:
                     for rate in ("gflop_per_s", "gb_per_s")
                     for cell in (
                         shown(op[rate]) if rate in op else "",
-                        f"{100 * op[rate] / top[rate]:.0f} %" if rate in op and top[rate] else "",
+                        share(op, rate),
                     )
                 ),
             ]

@@ -19,6 +19,7 @@ from tests.tiny_models import tiny_model
         ("Convolution", [(1, 32, 8, 8), (32, 1, 1, 3, 3)], (1, 32, 8, 8), 2 * 64 * 32 * 9),
         ("ConvTranspose", [(1, 4, 8, 8), (4, 2, 2, 2)], (1, 2, 16, 16), 2 * 256 * 8),
         ("MatMul", [(5, 7), (7, 3)], (5, 3), 2 * 15 * 7),
+        ("FusedMatMul", [(4, 7, 5), (4, 7, 3)], (4, 5, 3), 2 * 60 * 7),  # the first transposed, in batches
         ("Add", [(5, 7), (5, 7)], (5, 7), 0),
     ],
 )

@@ -135,3 +135,14 @@ def test_ticks_are_round_and_figures_have_three_digits() -> None:
         "1,234",
     ]
     assert re.fullmatch(r"[0-9,.]+", shown(98765.4))
+
+
+def test_operators_are_shown_against_the_ceiling_of_their_own_precision(tmp_path: Path) -> None:
+    op = {"calls": 1, "ms": 1.0, "share_percent": 50.0, "gflop_per_s": 20.0, "gb_per_s": 1.0}
+    graphs = {"encoder": [op | {"type": "Conv"}, op | {"type": "QLinearConv"}]}
+    ceilings = {"matmul_float32_gflop_per_s": 40.0, "matmul_int8_gop_per_s": 100.0, "copy_gb_per_s": 10.0}
+    record = made_record(NAMES[0], 1, profile={"runs": 1, "graphs": graphs}, ceilings=ceilings)
+    markdown, _ = write_report([record], tmp_path)
+    text = markdown.read_text()
+    assert "| Conv | 1 | 1.00 | 50 % | 20.0 | 50 % | 1.00 | 10 % |" in text
+    assert "| QLinearConv | 1 | 1.00 | 50 % | 20.0 | 20 % | 1.00 | 10 % |" in text
