@@ -43,7 +43,7 @@ class Outcome:
 
 
 def run_job(job: dict[str, Any], limits: Limits) -> Outcome:
-    """Run a job of `worker.TASKS`. The process is ended with this one's, whatever ends it."""
+    """Run a job of `worker.TASKS`. Ctrl-C and errors here end the process, too."""
     psutil = require("psutil", extra="bench")
     start = monotonic()
     with tempfile.TemporaryDirectory(prefix="sam_edge_bench_") as scratch:
