@@ -38,13 +38,15 @@ export function openWasm(runtimeUrl: string, threads: number): OpenBackend {
   return (graphs) => open("wasm", runtimeUrl, threads, graphs);
 }
 
-export function openWebGpu(runtimeUrl: string): OpenBackend {
+/** `anyAdapter`: one that computes on the CPU, too: slower than WebAssembly, but it shows that all works. */
+export function openWebGpu(runtimeUrl: string, anyAdapter: boolean): OpenBackend {
   return async (graphs, onLost) => {
     const gpu = (navigator as { gpu?: GPU }).gpu;
     if (!gpu || !("Suspending" in WebAssembly)) unavailable("this browser has no WebGPU with JSPI");
     const adapter = await gpu.requestAdapter();
     if (!adapter) unavailable("no WebGPU adapter was found");
-    if (adapter.info?.isFallbackAdapter) unavailable("its only WebGPU adapter computes on the CPU");
+    if (adapter.info?.isFallbackAdapter && !anyAdapter)
+      unavailable("its only WebGPU adapter computes on the CPU");
     const backend = await open("webgpu", runtimeUrl, 1, graphs);
     void backend.lost?.then((why) => onLost(why));
     return backend;

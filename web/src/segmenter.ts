@@ -15,7 +15,7 @@ export interface SegmenterOptions {
   readonly workerUrl?: string | URL;
   /** 0, the default: up to 4 where the page is cross-origin isolated, else 1. */
   readonly threads?: number;
-  /** "auto": WebGPU where it passes the self-check, else WebAssembly. */
+  /** "auto": WebGPU on a GPU that passes the self-check, else WebAssembly; "webgpu": on any adapter that passes it. */
   readonly backend?: LoadOptions["backend"];
   /** Called while the model's files arrive. */
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void;

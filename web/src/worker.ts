@@ -22,8 +22,8 @@ const handlers: Handlers = {
   async load({ modelUrl, runtimeUrl, threads, backend }, report) {
     const model = await fetchModel(modelUrl, report);
     const wasm = openWasm(runtimeUrl, threads);
-    const backends = { auto: [openWebGpu(runtimeUrl), wasm], webgpu: [openWebGpu(runtimeUrl), wasm], wasm: [wasm] };
-    engine = await Engine.open(model, backends[backend]);
+    const backends = backend === "wasm" ? [wasm] : [openWebGpu(runtimeUrl, backend === "webgpu"), wasm];
+    engine = await Engine.open(model, backends);
     return state();
   },
 
