@@ -88,7 +88,7 @@ def _latency(_: str, results: Path) -> str:
 def _formats(argument: str, results: Path) -> str:
     """Every exported format of a model, as certified on all of the evaluation sets."""
     lines = [line for line in _records(results / f"{argument}-export.jsonl") if line["schema"] == FORMATS_SCHEMA]
-    return table(newest(lines))
+    return table(newest(lines), _records(results / f"{argument}-bench.jsonl"))
 
 
 def _quality_record(data: str, results: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ export` wrote, the failed ones too, and appends one JSON line each. `cards.py` m
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +55,35 @@ def _key(line: dict[str, Any]) -> tuple[str, int, str, str]:
     return line["model"], line["image_size_px"], line["target"], line["precision"]
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: format x precision x bytes x mask IoU by prompt kind x latency."""
-    head = ["format", "precision", "MB", *KINDS.values(), "least retained", "encode", "click", "certificate"]
+def table(records: list[dict[str, Any]], measured: Sequence[dict[str, Any]] = ()) -> str:
+    """Markdown: format x precision x bytes x mask IoU by prompt kind x latency.
+
+    measured: records of `sam-edge bench`; the last one of a format, precision and input side gives its latency.
+    """
+    head = ["format", "precision", "MB", *KINDS.values(), "prompts", "least retained", "encode", "click", "certificate"]
     lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 3)}---|"]
-    lines += [f"| {' | '.join(_cells(line))} |" for line in records]
+    stages = {_measured_key(line): line["stages"] for line in measured if "stages" in line and not line.get("null_of")}
+    lines += [f"| {' | '.join(_cells(line, stages.get(_key(line)[1:])))} |" for line in records]
     return "\n".join(lines)
 
 
-def _cells(line: dict[str, Any]) -> list[str]:
+def _measured_key(line: dict[str, Any]) -> tuple[int, str, str]:
+    chosen = line["configuration"]
+    return line["image_size_px"], chosen["runtime"], chosen["precision"]
+
+
+def _cells(line: dict[str, Any], stages: dict[str, Any] | None) -> list[str]:
     found = line["certificate"]
-    kinds, speed = found["kinds"], found.get("speed")
+    kinds = found["kinds"]
     retained = min(kind["retention"] for kind in kinds.values())
-    times = [f"{speed[name]:.1f} ms" for name in ("encode_ms", "decode_ms")] if speed else ["not measured yet"] * 2
+    names = ("encode", "click")
+    times = [f"{stages[name]['p50_ms']:.1f} ms" for name in names] if stages else ["not measured yet"] * len(names)
     return [
         line["target"],
         line["precision"],
         f"{line['bytes'] / 1e6:.1f}",
         *(f"{kinds[kind]['mask_iou_mean']:.4f}" for kind in KINDS),
+        str(sum(kind["prompts"] for kind in kinds.values())),
         f"{100 * retained:.1f} %",
         *times,
         "passed" if found["passed"] else "missed",

@@ -28,11 +28,26 @@ def test_the_table_shows_the_figures_of_the_certificate() -> None:
     line["certificate"]["kinds"]["click"]["mask_iou_mean"] = 0.98765
     line["certificate"]["kinds"]["click3"]["retention"] = 0.9411
     line["certificate"]["passed"] = False
-    line["certificate"]["speed"] = {"encode_ms": 12.34, "decode_ms": 5.0}
-    row = table([line]).splitlines()[-1]
+    measured = {
+        "image_size_px": line["image_size_px"],
+        "configuration": {"runtime": "onnx", "precision": "fp16"},
+        "stages": {"encode": {"p50_ms": 12.34}, "click": {"p50_ms": 5.0}},
+    }
+    row = table([line], [measured]).splitlines()[-1]
     assert row.startswith("| onnx | fp16 |")
     for cell in ("| 0.9877 |", "| 94.1 % |", "| 12.3 ms | 5.0 ms | missed |"):
         assert cell in row
+
+
+def test_a_format_without_a_measurement_says_so() -> None:
+    other = {"image_size_px": 512, "configuration": {"runtime": "tflite", "precision": "fp16"}, "stages": {}}
+    again = {
+        "image_size_px": 512,
+        "configuration": {"runtime": "onnx", "precision": "fp16"},
+        "null_of": "x",
+        "stages": {},
+    }
+    assert table([record(NANO)], [other, again]).count("not measured yet") == 2
 
 
 def test_only_the_newest_record_of_a_format_is_shown() -> None:
