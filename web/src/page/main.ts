@@ -127,7 +127,8 @@ function showTools(): void {
   const drawn = history.now.objects.some(({ mask }) => mask?.area);
   for (const button of document.querySelectorAll<HTMLButtonElement>("[data-export]")) {
     const single = ["cutout", "mask"].includes(button.dataset["export"]!);
-    button.disabled = single ? !object?.mask?.area : !drawn;
+    button.disabled = single ? !object?.cells || !object.mask?.area : !drawn;
+    button.title = single && drawn && button.disabled ? "Choose an object in the list first" : "";
   }
   element("everything").innerHTML = searching ? "Stop <kbd>Esc</kbd>" : "Find all <kbd>E</kbd>";
   stage.classList.toggle("busy", searching);
@@ -191,7 +192,7 @@ function showTimings(): void {
   const rows: [string, string][] = [
     ["Photo encoded in", ms(encodeMs)],
     ["Last click", ms(clicks.last)],
-    ["Nine of ten within", ms(clicks.percentile(90))],
+    ["9 of 10 clicks within", ms(clicks.percentile(90))],
   ];
   element("timings").replaceChildren(
     ...rows.flatMap(([term, value]) => {
@@ -313,7 +314,7 @@ async function search(options: { pointsPerSide: number; predIouThresh?: number; 
       edit.makeObject(first + index, { mask, cells, predictedIou, proposed: true, points: [{ x, y, label: 1 }] }),
     );
     change(edit.startObject({ ...history.now, objects: [...history.now.objects, ...objects] }));
-    say(`${found.length} objects found. Remove what is wrong, click on what is missing.`);
+    say(`${found.length} objects found. Remove what is wrong, click on what is missing; choose one in the list to save it alone.`);
   } finally {
     searching = false;
     bar.hidden = true;
