@@ -72,3 +72,4 @@ def _save(site: Site, folder: Path) -> None:
         for name, path in site.files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, draft / name)
+        (draft / "site.json").write_bytes(site.settings())

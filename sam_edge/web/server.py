@@ -61,6 +61,11 @@ class Site:
     files: dict[str, Path]
     folder: PhotoFolder | None = None
 
+    def settings(self) -> bytes:
+        """site.json: what of this the page may use."""
+        own = {"folder": self.folder is not None, "webgpu": WEBGPU_RUNTIME in self.files}
+        return json.dumps(json.loads(self.files["site.json"].read_bytes()) | own).encode()
+
 
 def site_files(model: Path) -> dict[str, Path]:
     """URL path -> file of the whole page: built files, the model's folder, example photos. Raises ArtifactError."""
@@ -196,9 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         folder = self.site.folder
         if path == "site.json":
-            own = {"folder": folder is not None, "webgpu": WEBGPU_RUNTIME in self.site.files}
-            settings = json.loads(self.site.files[path].read_bytes()) | own
-            return HTTPStatus.OK, JSON_TYPE, json.dumps(settings).encode()
+            return HTTPStatus.OK, JSON_TYPE, self.site.settings()
         if folder is not None and path == "api/photos":
             return HTTPStatus.OK, JSON_TYPE, json.dumps(folder.listing()).encode()
         if folder is not None and path.startswith("api/photos/"):
