@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -65,6 +68,40 @@ def test_torch_and_onnx_draw_the_same_masks_for_every_kind_of_prompt(onnx: Runti
             expected, expected_iou, _ = theirs.predict(**prompt, multimask_output=multimask)
             assert min(iou(a, b) for a, b in zip(got, expected, strict=True)) >= 0.99, prompt
             assert got_iou == pytest.approx(expected_iou, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4320, 7680), (700, 90), (90, 700), (40, 33), (1, 300)])
+def test_torch_and_onnx_draw_the_same_masks_on_photos_of_every_shape(
+    onnx: Runtime, torch: Runtime, size: tuple[int, int]
+) -> None:
+    picture = cv2.resize(read_photo(PHOTOS / "coffee.jpg"), size[::-1], interpolation=cv2.INTER_AREA)
+    ours, theirs = SamPredictor(onnx), SamPredictor(torch)
+    ours.set_image(picture)
+    theirs.set_image(picture)
+    middle, corner = np.array(size[::-1]) / 2, np.array(size[::-1]) * 0.9
+    click: dict[str, Any] = {"point_coords": middle[None], "point_labels": np.array([1])}
+    box = {"box": np.concatenate([np.array(size[::-1]) * 0.2, np.array(size[::-1]) * 0.8])}
+    _, _, low_res = theirs.predict(**click, multimask_output=False)
+    both = {"point_coords": np.stack([middle, corner]), "point_labels": np.array([1, 0])}
+    for prompt in (click, both, box, click | box, click | {"mask_input": low_res}):
+        got, _, _ = ours.predict(**prompt, multimask_output=False)
+        expected, _, _ = theirs.predict(**prompt, multimask_output=False)
+        assert got.shape == (1, *size)
+        assert iou(got, expected) >= 0.99, prompt
+
+
+def test_a_photo_is_segmented_where_no_connection_can_be_opened(tmp_path: Path) -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a connection was opened')\n"
+        "socket.socket = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from sam_edge.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["segment", str(PHOTOS / "chelsea.jpg"), "--point", "240,100", "-o", str(tmp_path / "cat.png")]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cat.png").stat().st_size > 1000
 
 
 def test_everything_mode_finds_the_same_masks_on_both_runtimes(onnx: Runtime, torch: Runtime) -> None:

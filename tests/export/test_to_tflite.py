@@ -112,6 +112,20 @@ def test_nano_computes_what_torch_computes_for_every_kind_of_prompt(
     assert_same(tflite, reference, photos[0], kinds_of_prompts(reference, photos[0]))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_fixed_shapes_have_no_operator_and_no_tensor_that_npus_lack(exported: Any, precision: str) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    files = exported(precision).files
+    for name, graph in describe(files).items():
+        operators = {operator.split("/")[0] for operator in graph.op_counts}
+        assert not operators & {"ONE_HOT", "TILE", "GATHER", "GATHER_ND", "CUSTOM", "WHERE", "TOPK_V2"}, name
+    for data in files.values():
+        tensors = Interpreter(model_content=data).get_tensor_details()
+        assert max(len(tensor["shape"]) for tensor in tensors) <= 4
+        assert not {np.dtype(tensor["dtype"]).name for tensor in tensors} & {"int64", "float64"}
+
+
 def test_a_batch_gives_what_each_prompt_gives_alone(tflite: TFLiteRuntime, photos: list[Photo]) -> None:
     embedding = tflite.encode(preprocess(photos[1], tflite.spec)[0])
     batch = kinds_of_prompts(tflite, photos[1])["three at once"]
