@@ -24,7 +24,7 @@ from sam_edge.runtimes import ASSETS
 __all__ = ["quality", "render"]
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("MODEL_CARD.md"))
+PAGES = (Path("README.md"), Path("MODEL_CARD.md"), Path("docs/export.md"))
 BLOCK = re.compile(r"(<!-- figures: (?P<what>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEBIBYTE = 2**20
 
@@ -88,7 +88,15 @@ def _latency(_: str, results: Path) -> str:
 def _formats(argument: str, results: Path) -> str:
     """Every exported format of a model, as certified on all of the evaluation sets."""
     lines = [line for line in _records(results / f"{argument}-export.jsonl") if line["schema"] == FORMATS_SCHEMA]
-    return table(newest(lines), _records(results / f"{argument}-bench.jsonl"))
+    timed = results / f"{argument}-bench.jsonl"
+    measured = _records(timed) if timed.exists() else []
+    commands = "; ".join(f"`{command}`" for command in dict.fromkeys(line["command"] for line in newest(lines)))
+    text = f"{table(newest(lines), measured)}\n\nMasks: {commands}."
+    if not measured:
+        return text
+    last = measured[-1]
+    cpu = f"{last['machine']['cpu']}, {last['machine']['cores_visible']} cores of a shared virtual machine"
+    return f"{text} Latency (medians): `{last['command']}` on {cpu}."
 
 
 def _quality_record(data: str, results: Path) -> dict[str, Any]:

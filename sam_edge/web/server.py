@@ -50,7 +50,7 @@ TYPES = {
     ".gz": "application/gzip",  # the page unpacks it itself, so no Content-Encoding
 }
 JSON_TYPE = "application/json"
-WEBGPU_RUNTIME = "ort/ort-wasm-simd-threaded.jspi.wasm.gz"  # not in the wheel
+WEBGPU_RUNTIME = "ort/ort-wasm-simd-threaded.jspi.wasm.gz"
 IDLE_S = 30  # a connection without a request is closed
 
 

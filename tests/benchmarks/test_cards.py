@@ -10,7 +10,7 @@ from sam_edge.benchmarks.cards import PAGES, RESULTS, render
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES])
+@pytest.mark.parametrize("page", [str(page) for page in PAGES])
 def test_the_figures_on_a_page_are_those_of_the_committed_records(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- figures:" in text
