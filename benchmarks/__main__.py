@@ -69,11 +69,18 @@ def main(model: str, runtime: str, threads: int, rounds: int, everything: bool, 
 @main.command(epilog="Example: python -m sam_edge.benchmarks kernels --minutes 9")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--minutes", default=9.0, show_default=True, help="Start nothing new after this time.")
-@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/kernels.md"), show_default=True)
-def kernels(results: Path, minutes: float, page: Path) -> None:
-    """Measure the GPU kernels beside every baseline; writes kernels-GPU.jsonl and the table of docs/kernels.md."""
+@click.option(
+    "--page",
+    "pages",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    default=(Path("docs/kernels.md"), Path("README.md")),
+    show_default=True,
+)
+def kernels(results: Path, minutes: float, pages: tuple[Path, ...]) -> None:
+    """Measure the GPU kernels beside every baseline; writes kernels-GPU.jsonl and the table in the pages."""
     try:
-        print(require("sam_edge.benchmarks.kernels", extra="gpu").measure(results, minutes, page))
+        print(require("sam_edge.benchmarks.kernels", extra="gpu").measure(results, minutes, pages))
     except SamEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -9,7 +9,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -36,8 +36,8 @@ ENCODERS = ("vit_b", "vit_l", "vit_h")
 ROOT = Path(__file__).parents[1]
 
 
-def measure(folder: Path, minutes: float, page: Path | None) -> Path:
-    """Run everything, or what fits into `minutes`; append to folder/kernels-<gpu>.jsonl; fill the table of `page`.
+def measure(folder: Path, minutes: float, pages: Sequence[Path]) -> Path:
+    """Run everything, or what fits into `minutes`; append to folder/kernels-<gpu>.jsonl; fill the table of the `pages`.
 
     Returns the file. Raises RuntimeUnavailable where there is no GPU that the kernels know.
     """
@@ -64,7 +64,7 @@ def measure(folder: Path, minutes: float, page: Path | None) -> Path:
             for encoder in ENCODERS:
                 for record in _measure_encoder(encoder, batch, device, deadline):
                     write(record)
-    if page is not None and page.is_file():
+    for page in filter(Path.is_file, pages):
         write_table(page, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     return path
 

@@ -1,4 +1,4 @@
-"""The table of docs/kernels.md: one row a shape, filled from the newest run of a results file."""
+"""The table of docs/kernels.md and README: one row a shape, filled from the newest run of a results file."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_run_writes_a_record_for_every_variant_and_fills_the_page(
     page = tmp_path / "page.md"
     page.write_text(f"before {START} old {END} after")
 
-    path = kernels.measure(tmp_path, 5.0, page)
+    path = kernels.measure(tmp_path, 5.0, [page])
     assert path.name == "kernels-a-gpu-80-gb.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record.get("skipped") for record in records] == [None] * len(records)
@@ -124,7 +124,7 @@ def test_a_run_writes_a_record_for_every_variant_and_fills_the_page(
     assert all(record["difference"] < 0.1 for record in records if record["op"] == "encoder")
     assert "A GPU (80 GB), bfloat16" in page.read_text() and page.read_text().endswith(f"{END} after")
 
-    kernels.measure(tmp_path, 0.0, None)
+    kernels.measure(tmp_path, 0.0, [])
     late = [json.loads(line) for line in path.read_text().splitlines()][len(records) + 1 :]
     assert late and all("no time left" in record["skipped"] for record in late)
 
@@ -146,8 +146,9 @@ def test_without_a_gpu_a_command_says_in_one_line_what_it_needs(command: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_records_every_figure_of_the_page_is_not_measured_yet() -> None:
-    page = (ROOT / "docs" / "kernels.md").read_text()
+@pytest.mark.parametrize("name", ["docs/kernels.md", "README.md"])
+def test_without_records_every_figure_of_the_page_is_not_measured_yet(name: str) -> None:
+    page = (ROOT / name).read_text()
     results = sorted((ROOT / "benchmarks" / "results").glob("kernels-*.jsonl"))
     records = [json.loads(line) for path in results for line in path.read_text().splitlines()]
     assert page.split(START)[1].split(END)[0].strip() == render(records), (
