@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -197,9 +197,22 @@ def _or_any(precisions: Sequence[str]) -> str:
 
 
 def _with_unique_names(rows: list[Configuration]) -> list[Configuration]:
-    """Two artifacts of one model, runtime, precision and size: each then has its folder in its name."""
-    names = [row.name for row in rows]
-    return [
-        row if names.count(row.name) == 1 else Configuration(**(asdict(row) | {"model": f"{row.model} in {row.path}"}))
-        for row in rows
-    ]
+    """Two artifacts of one model, runtime, precision and size: each then has its folder in its name, the whole path
+    only where the folder's own name does not tell them apart: it says more of the machine than of the model."""
+    same: dict[str, list[Configuration]] = {}
+    for row in rows:
+        same.setdefault(row.name, []).append(row)
+
+    def told_apart(row: Configuration) -> Configuration:
+        others = same[row.name]
+        if len(others) == 1:
+            return row
+        short = {_folder_name(other.path) for other in others}
+        where = _folder_name(row.path) if len(short) == len(others) else row.path
+        return replace(row, model=f"{row.model} in {where}")
+
+    return [told_apart(row) for row in rows]
+
+
+def _folder_name(path: str) -> str:
+    return "the package" if Path(path).parent == ASSETS else Path(path).name

@@ -59,7 +59,12 @@ def test_a_folder_is_one_row_a_thread_count_whatever_else_is_asked(small_model: 
 def test_two_artifacts_of_the_same_kind_keep_apart(small_model: Path, tmp_path: Path) -> None:
     shutil.copytree(small_model, tmp_path / "other")
     names = [row.name for row in expand([str(small_model), str(tmp_path / "other")], ["auto"], [], [], [1])]
-    assert len(set(names)) == 2
+    assert len(set(names)) == 2 and "small in other onnx fp32 64 px 1 threads" in names
+
+    again = tmp_path / "again" / "other"
+    shutil.copytree(small_model, again)
+    names = [row.name for row in expand([str(tmp_path / "other"), str(again)], ["auto"], [], [], [1])]
+    assert len(set(names)) == 2 and any(str(again) in name for name in names)
 
 
 def test_a_damaged_folder_is_a_row_that_says_so(small_model: Path, tmp_path: Path) -> None:
