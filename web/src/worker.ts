@@ -42,7 +42,7 @@ const handlers: Handlers = {
     const [scaleX, scaleY] = [photo[1] / view[1], photo[0] / view[0]];
     const scaled = {
       maskInput: prompt.maskInput,
-      points: prompt.points?.map(({ x, y, label }) => ({ x: x * scaleX, y: y * scaleY, label })),
+      points: prompt.points?.map(({ x, y, label }) => ({ x: times(x, scaleX), y: times(y, scaleY), label })),
       box: prompt.box && scaleBox(prompt.box, scaleX, scaleY),
     };
     const start = performance.now();
@@ -110,7 +110,12 @@ function opened(): NonNullable<typeof sizes> {
 }
 
 function scaleBox([x0, y0, x1, y1]: readonly number[], x: number, y: number): [number, number, number, number] {
-  return [x0! * x, y0! * y, x1! * x, y1! * y];
+  return [times(x0!, x), times(y0!, y), times(x1!, x), times(y1!, y)];
+}
+
+/** What is no number stays none: to JavaScript null times 2 is 0, a place in the photo. */
+function times(value: number, factor: number): number {
+  return typeof value === "number" ? value * factor : NaN;
 }
 
 /** After the messages that have already arrived. */
