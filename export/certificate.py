@@ -35,6 +35,9 @@ BOUNDS = {
     "int4-weights": _INT,
 }
 MADE_FOR_SPEED = ("int8", "int8-dynamic")
+# With fewer objects (the bundled photos have nine) retention is missed only where its whole interval lies below the
+# bound: one click that int8 tips to the other of two objects moves the mean of nine by more than the bound allows.
+ENOUGH_OBJECTS = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def failures(precision: str, kinds: Mapping[str, KindParity], speed: Speed | Non
     for kind, parity in kinds.items():
         for name in ("mask_iou_mean", "mask_iou_p5", "retention"):
             bound, got = getattr(bounds, name), getattr(parity, name)
+            if name == "retention" and parity.prompts < ENOUGH_OBJECTS and parity.retention_high is not None:
+                got = parity.retention_high
             if bound is not None and not got >= bound:  # NaN misses
                 missed.append(f"{kind}: {name} is {got:.4f}, expected at least {bound}")
     if speed is not None and precision in MADE_FOR_SPEED and not speed.ratio > 1:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from sam_edge.contract import HIGH_RES_FEATURES, IMAGE_EMBEDDINGS, PREDICTION_OUTPUTS, Float32, Runtime
@@ -22,13 +23,15 @@ from sam_edge.prompts import build_prompts
 __all__ = ["PARITY_KINDS", "KindParity", "OutputError", "compare_evaluations", "measure", "output_errors"]
 
 PARITY_KINDS = ("box", "click", "click3", "mask")
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class KindParity:
     """One prompt kind: mask IoU of the two over all objects (0 to 1), and what each scores against ground truth.
 
-    `retention` is the artifact's mIoU divided by the reference's.
+    `retention` is the artifact's mIoU divided by the reference's, `retention_high` the upper end of its 95 % interval
+    over objects (bootstrap): with few objects the quotient alone says little.
     """
 
     prompts: int
@@ -39,9 +42,10 @@ class KindParity:
     miou: float
     reference_miou: float
     retention: float
+    retention_high: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        return {name: round(value, 6) for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def _kind(reference: Sequence[Score], tested: Sequence[Score]) -> KindParity:
         assert (expected.photo, expected.object_id) == (got.photo, got.object_id)
         ious.append(_rle_iou(expected.rle, got.rle))
     values = np.array(ious)
-    theirs, ours = (float(np.mean([score.iou for score in scores])) for scores in (reference, tested))
+    scores = np.array([[score.iou for score in side] for side in (reference, tested)])
+    theirs, ours = (float(mean) for mean in scores.mean(1))
     return KindParity(
         prompts=len(values),
         mask_iou_mean=float(values.mean()),
@@ -82,7 +87,15 @@ def _kind(reference: Sequence[Score], tested: Sequence[Score]) -> KindParity:
         miou=ours,
         reference_miou=theirs,
         retention=ours / theirs if theirs else float(ours == theirs),
+        retention_high=_upper_quotient(scores[1], scores[0]),
     )
+
+
+def _upper_quotient(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float | None:
+    """The upper end of the 95 % bootstrap interval of mean(ours) / mean(theirs) over pairs; None where it has none."""
+    drawn = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
+    below = theirs[drawn].mean(1)
+    return float(np.percentile(ours[drawn].mean(1) / below, 97.5)) if below.all() else None
 
 
 def _rle_iou(first: Any, second: Any) -> float:

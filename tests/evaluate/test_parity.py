@@ -9,7 +9,13 @@ import pytest
 
 from sam_edge.contract import Runtime
 from sam_edge.evaluate.dataset import open_records
-from sam_edge.evaluate.parity import PARITY_KINDS, compare_evaluations, measure, output_errors
+from sam_edge.evaluate.parity import (
+    PARITY_KINDS,
+    _upper_quotient,
+    compare_evaluations,
+    measure,
+    output_errors,
+)
 from sam_edge.runtimes import with_onnxruntime
 from tests.sa1b import PHOTOS
 from tests.small_artifact import whole_artifact
@@ -37,8 +43,21 @@ def test_a_runtime_agrees_with_itself_in_every_kind(runtime: Runtime) -> None:
     first, second = (measure(runtime, records) for _ in range(2))
     kinds = compare_evaluations(first, second)
     assert tuple(kinds) == PARITY_KINDS
-    assert all((k.mask_iou_min, k.share_below_90, k.retention) == (1, 0, 1) for k in kinds.values())
+    assert all(
+        (k.mask_iou_min, k.share_below_90, k.retention, k.retention_high) == (1, 0, 1, 1) for k in kinds.values()
+    )
     assert all(error.max_abs == 0 for error in output_errors(runtime, runtime, records).values())
+
+
+def test_the_interval_of_retention_is_wider_with_fewer_objects() -> None:
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.3, 0.9, 2000)
+    ours = 0.98 * theirs + rng.normal(0, 0.1, 2000)
+    few, many = (_upper_quotient(ours[:n], theirs[:n]) for n in (9, 2000))
+    assert few is not None and many is not None
+    assert few > ours[:9].mean() / theirs[:9].mean() and many > ours.mean() / theirs.mean()
+    assert many < 0.99 < few
+    assert _upper_quotient(np.zeros(3), np.zeros(3)) is None
 
 
 def test_other_masks_are_seen_in_iou_and_errors(runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_every_precision_has_bounds() -> None:
 )
 def test_the_bounds_of_the_protocol(precision: str, kind: KindParity, missed: list[str]) -> None:
     assert failures(precision, {"box": kind}) == missed
+
+
+@pytest.mark.parametrize(("objects", "high", "passes"), [(9, 1.02, True), (9, 0.985, False), (100, 1.02, False)])
+def test_few_objects_miss_retention_only_where_their_interval_does(objects: int, high: float, passes: bool) -> None:
+    kind = replace(parity(retention=0.975), prompts=objects, retention_high=high)
+    assert (not failures("int8", {"click3": kind})) == passes
 
 
 def test_an_int8_encoder_that_is_slower_than_float_is_refused_with_the_figure() -> None:
