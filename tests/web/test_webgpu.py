@@ -69,7 +69,8 @@ def test_webgpu_serves_where_it_draws_the_stored_masks_and_is_left_when_lost(gpu
         state = gpu_page.evaluate(LOAD, "webgpu")
         assert (state["backend"], state["notes"]) == ("webgpu", [])
         on_gpu = gpu_page.evaluate(MASK, picture())
-        worker = [worker for worker in gpu_page.workers if worker.url.endswith("worker.js")][-1]  # others are threads
+        engines = (worker for worker in gpu_page.workers if worker.url.endswith("worker.js"))
+        worker = next(engine for engine in engines if engine.evaluate("Boolean(self.device)"))  # not one that was left
         worker.evaluate("self.device.destroy()")
         wait_until(gpu_page, "segmenter.refreshState().then(({ backend }) => backend === 'wasm')")
         assert "no longer used" in gpu_page.evaluate("segmenter.state.notes.join()")
