@@ -24,10 +24,9 @@ from sam_edge.errors import ArtifactError, DataError
 from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
 from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES
 
-__all__ = ["SCENARIOS", "Harness", "Job", "Journal", "Plan", "Settings"]
+__all__ = ["Harness", "Job", "Journal", "Plan", "Settings"]
 
 JOURNAL_SCHEMA = "sam-edge/bench-rounds/1"
-SCENARIOS = ("single", "multi", "everything", "sustained")
 PROTOCOL_ROUNDS = 10  # fewer are labelled quick
 
 

@@ -18,9 +18,9 @@ from pycocotools import mask as coco_mask
 from sam_edge import draw
 from sam_edge.contract import Runtime
 from sam_edge.errors import DataError
-from sam_edge.evaluate.dataset import PHOTO_SUFFIXES, open_records
+from sam_edge.evaluate.dataset import PHOTO_SUFFIXES, drawn_evenly, open_records
 from sam_edge.evaluate.metrics import mean_interval, span
-from sam_edge.evaluate.parity import PARITY_KINDS, compare_evaluations, measure
+from sam_edge.evaluate.parity import PARITY_KINDS, compare_evaluations, measure, rle_iou
 from sam_edge.evaluate.protocol import Evaluation, Score
 from sam_edge.image import read_photo
 from sam_edge.predictor import SamPredictor
@@ -42,10 +42,10 @@ def draw_masks(engine: Runtime, data: Sequence[Path], photos: int = 0) -> dict[s
     photos: at most so many, drawn evenly (0: all). Raises DataError, ImageError.
     """
     if not _has_truth(data):
-        paths = _evenly(_photos(data), photos)
+        paths = drawn_evenly(_photos(data), photos)
         scores = [score for number, path in enumerate(paths) for score in _at_fixed_places(engine, path, number)]
         return {"truth": False, "photos": [str(path) for path in paths], "scores": scores}
-    records = _evenly(open_records(data), photos)
+    records = drawn_evenly(open_records(data), photos)
     evaluation = measure(engine, records)
     return {
         "truth": True,
@@ -84,7 +84,7 @@ def compare_masks(reference: dict[str, Any] | None, tested: dict[str, Any]) -> d
 def worst_masks(reference: dict[str, Any], tested: dict[str, Any]) -> list[dict[str, Any]]:
     """The masks least like the reference's, one a photo and object, each with a small picture of both side by side."""
     ious = [
-        (_rle_iou(expected["rle"], got["rle"]), number)
+        (rle_iou(expected["rle"], got["rle"]), number)
         for number, (expected, got) in enumerate(zip(reference["scores"], tested["scores"], strict=True))
     ]
     chosen: dict[tuple[int, int], tuple[float, int]] = {}
@@ -150,12 +150,6 @@ def _photos(data: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _evenly(items: Sequence[Any], count: int) -> list[Any]:
-    if not count or count >= len(items):
-        return list(items)
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
-
-
 def _at_fixed_places(engine: Runtime, path: Path, number: int) -> list[dict[str, Any]]:
     photo = read_photo(path)
     height, width = photo.shape[:2]
@@ -201,9 +195,3 @@ def _encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _decoded(rle: dict[str, Any]) -> NDArray[np.bool_]:
     return np.asarray(coco_mask.decode(rle), bool)
-
-
-def _rle_iou(first: dict[str, Any], second: dict[str, Any]) -> float:
-    if not coco_mask.area(first) and not coco_mask.area(second):
-        return 1.0
-    return float(coco_mask.iou([first], [second], [0])[0, 0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -11,7 +10,8 @@ from typing import Any
 
 from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
 from sam_edge.errors import ArtifactError
-from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES, PUBLIC_MODELS, RUNTIMES
+from sam_edge.evaluate.provenance import file_facts
+from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES, PUBLIC_MODELS, RUNTIMES, packaged_names
 
 __all__ = ["Configuration", "artifact_precision", "expand"]
 
@@ -87,13 +87,13 @@ def _rows(
     exported: Sequence[Artifact],
 ) -> list[Configuration]:
     path = Path(model)
-    if path.is_dir() and model not in _packaged():
+    if path.is_dir() and model not in packaged_names():
         return [_of_folder(model, runtimes, precisions, sizes, threads)]
     is_checkpoint = path.suffix.lower() in CHECKPOINT_SUFFIXES
     if is_checkpoint:
         found, known = _of_checkpoint(path, exported), path.is_file()
     else:
-        packaged = [open_artifact(ASSETS / model)] if model in _packaged() else []
+        packaged = [open_artifact(ASSETS / model)] if model in packaged_names() else []
         found = [*packaged, *(a for a in exported if a.manifest.name == model)]
         known = bool(found) or model in PUBLIC_MODELS
     label = path.stem if is_checkpoint else model
@@ -173,8 +173,7 @@ def _of_checkpoint(path: Path, exported: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts that were made from this very file."""
     if not exported or not path.is_file():
         return []
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_facts(path)["sha256"]
     return [artifact for artifact in exported if artifact.manifest.checkpoint_sha256 == sha256]
 
 
@@ -186,10 +185,6 @@ def _artifacts_in(folder: Path) -> list[Artifact]:
         [folder] if (folder / MANIFEST_NAME).is_file() else sorted(p.parent for p in folder.glob("*/manifest.json"))
     )
     return [open_artifact(found) for found in folders]
-
-
-def _packaged() -> list[str]:
-    return [path.parent.name for path in ASSETS.glob(f"*/{MANIFEST_NAME}")]
 
 
 def _or_any(precisions: Sequence[str]) -> str:

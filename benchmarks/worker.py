@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,7 @@ from PIL import Image
 from sam_edge.benchmarks.machine import memory_bytes
 from sam_edge.benchmarks.timing import repeat
 from sam_edge.contract import Runtime
-from sam_edge.errors import CheckpointError, RuntimeUnavailable, SamEdgeError
+from sam_edge.errors import CheckpointError, SamEdgeError, require
 
 __all__ = ["EXIT_REFUSED", "TASKS", "main"]
 
@@ -40,11 +39,9 @@ Photo = NDArray[np.uint8]
 def load_engine(job: dict[str, Any]) -> Runtime:
     """The job's runtime; a checkpoint is built for the job's size. Raises SamEdgeError."""
     if job["runtime"] == "torch" and job["size_px"]:
-        with _torch_or_refusal():
-            from sam_edge.model.checkpoints import load_model
-            from sam_edge.runtimes.with_torch import TorchRuntime
-
-        return TorchRuntime(load_model(job["path"], image_size=job["size_px"]), job["threads"])
+        model = require("sam_edge.model.checkpoints", extra="torch").load_model(job["path"], image_size=job["size_px"])
+        runtime: Runtime = require("sam_edge.runtimes.with_torch", extra="torch").TorchRuntime(model, job["threads"])
+        return runtime
     from sam_edge.runtimes import load
 
     return load(job["path"], job["runtime"], threads=job["threads"])
@@ -211,27 +208,13 @@ def quality(job: dict[str, Any]) -> dict[str, Any]:
     return draw_masks(load_engine(job), [Path(path) for path in job["data"]], job["photos"])
 
 
-@contextmanager
-def _torch_or_refusal() -> Iterator[None]:
-    """Raises RuntimeUnavailable where what is imported inside needs a library that is not here."""
-    try:
-        yield
-    except ImportError as error:
-        raise RuntimeUnavailable(
-            f"torch is needed and cannot be imported ({error}). Install it with: pip install 'sam-edge[torch]'"
-        ) from error
-
-
 def _check_checkpoint(path: str, expected_sha256: str) -> None:
     """Raises CheckpointError where an artifact was made from other weights than those that are here."""
     if not expected_sha256:
         return
     from sam_edge.evaluate.provenance import file_facts
 
-    with _torch_or_refusal():
-        from sam_edge.model.checkpoints import checkpoint_path
-
-    found = checkpoint_path(path)
+    found = require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(path)
     got = file_facts(found)["sha256"] if found.is_file() else "no file"
     if got != expected_sha256:
         raise CheckpointError(

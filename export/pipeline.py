@@ -23,7 +23,7 @@ import numpy as np
 from sam_edge.artifact import CERTIFICATE_NAME, GOLDEN_NAME, Artifact, write_artifact
 from sam_edge.contract import Runtime
 from sam_edge.errors import ExportError, OutputError
-from sam_edge.evaluate.dataset import Record, open_records
+from sam_edge.evaluate.dataset import drawn_evenly, open_records
 from sam_edge.evaluate.parity import compare_evaluations, measure, output_errors
 from sam_edge.evaluate.protocol import Evaluation
 from sam_edge.evaluate.provenance import data_sha256
@@ -127,7 +127,7 @@ class Exporter:
         self.model: Sam = load_model(request.model, image_size=request.image_size).eval()
         self.checkpoint_sha256 = hashlib.sha256(checkpoint_path(request.model).read_bytes()).hexdigest()
         self.data_paths = request.data or (PHOTOS,)
-        self.records = _drawn(open_records(self.data_paths), request.photos)
+        self.records = drawn_evenly(open_records(self.data_paths), request.photos)
         self.reference = TorchRuntime(self.model, request.threads)
         self.golden = golden_photos(self.reference, [record.photo() for record in open_records([PHOTOS])])
         self._evaluation: Evaluation | None = None
@@ -346,13 +346,6 @@ def _tolerance(measured: float) -> float:
             f"{MAX_TOLERANCE / TOLERANCE_ROOM:.3g}: the files do not compute this model. Export with another precision."
         )
     return max(EMBEDDING_TOLERANCE, float(f"{measured * TOLERANCE_ROOM:.3g}"))
-
-
-def _drawn(records: Sequence[Record], count: int) -> list[Record]:
-    """`count` records spread evenly over all; all of them for 0."""
-    if not 0 < count < len(records):
-        return list(records)
-    return [records[i] for i in np.linspace(0, len(records) - 1, count).astype(int)]
 
 
 def _versions(tools: Sequence[str]) -> dict[str, str]:

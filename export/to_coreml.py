@@ -32,7 +32,7 @@ from sam_edge.coreml_check import (
     package_manifest,
     read_package,
 )
-from sam_edge.errors import ExportError, RuntimeUnavailable, require
+from sam_edge.errors import ExportError, RuntimeUnavailable, first_line, require
 from sam_edge.export.graphs import (
     Decoder,
     Encoder,
@@ -91,7 +91,7 @@ def export(model: Sam, plan: Plan) -> Exported:
     except (ExportError, RuntimeUnavailable):
         raise
     except Exception as error:  # torch.export and coremltools raise whatever their passes meet
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ExportError(
             f"{model.spec.name} cannot be converted to Core ML in {precision} ({reason}). "
             "Use the library versions of the export-coreml extra."

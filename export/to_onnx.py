@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_edge.contract import IMAGE, PHOTO, ModelSpec
-from sam_edge.errors import ExportError, require
+from sam_edge.errors import ExportError, first_line, require
 from sam_edge.export.graphs import (
     MIN_ELEMENTS,
     Decoder,
@@ -181,7 +181,7 @@ def _trace(
                 dynamic_shapes=sizes,
             )
     except Exception as error:  # the exporter wraps whatever happens in exceptions of several private modules
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ExportError(f"torch cannot export this model at opset {opset} ({reason}). Use opset {OPSET}.") from error
     assert program is not None  # only the old exporter returns nothing
     return program.model_proto

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_edge.contract import IMAGE, Float32
-from sam_edge.errors import ExportError, require
+from sam_edge.errors import ExportError, first_line, require
 from sam_edge.export.graphs import (
     Decoder,
     check_contract,
@@ -137,7 +137,7 @@ def _convert(signatures: Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]]) -> 
                 converter = converter.signature(name, module.eval(), example)
             return bytes(converter.convert().model_content())
     except Exception as error:  # torch.export, MLIR and flatbuffers all have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ExportError(
             f"litert_torch cannot convert this model ({reason}). Use the library versions of the {EXTRA} extra; the "
             "format holds less than 2 GB."
@@ -281,7 +281,7 @@ def _quantize(data: bytes, recipe: Recipe, calibration: Sequence[Float32]) -> by
                 ranges = work.calibrate(samples, num_threads=os.cpu_count() or 1)
             result = work.quantize(ranges, enable_progress_report=False, enable_progress_bar=False).quantized_model
     except Exception as error:  # the quantizer raises what Python has
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise ExportError(f"ai_edge_quantizer cannot make {recipe.precision} ({reason}). {_VERSIONS}") from error
     return _packed(bytes(result))
 

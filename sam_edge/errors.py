@@ -28,6 +28,7 @@ __all__ = [
     "RuntimeUnavailable",
     "SamEdgeError",
     "check_shape",
+    "first_line",
     "require",
 ]
 
@@ -78,6 +79,11 @@ def check_shape(
     )
     if not fits:
         raise error(f"{name} has shape {got}, expected ({', '.join(map(str, expected))}). {hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, for the middle of a one-line message: its first line, or its type's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Several", "model_options", "names", "parse_boxes", "parse_points"]
+__all__ = ["Several", "model_options", "names", "parse_boxes", "parse_points", "this_command"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -105,3 +108,10 @@ def model_options(command: Command) -> Command:
     for option in options:
         command = option(command)
     return command
+
+
+def this_command() -> str:
+    """The command line as a record keeps it: a path inside the current folder is part of the recipe, an absolute one
+    only tells of this machine."""
+    shown = (Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:])
+    return shlex.join(["sam-edge", *shown])

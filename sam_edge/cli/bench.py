@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam_edge.cli.arguments import Several
+from sam_edge.cli.arguments import Several, this_command
 
 if TYPE_CHECKING:
     from sam_edge.benchmarks.harness import Harness, Job
@@ -125,7 +124,7 @@ def command(
         configurations=tuple(rows),
         settings=_settings(options),
         reference=reference,
-        command=shlex.join(["sam-edge", *(_shown(argument) for argument in sys.argv[1:])]),
+        command=this_command(),
         limits=Limits(time_limit, memory_limit),
         budget_seconds=budget,
     )
@@ -248,8 +247,3 @@ def _print(records: Sequence[Record]) -> None:
         reference = record.get("quality", {}).get("reference", {})
         if "reason" in reference:
             click.echo(f"{record['configuration']['name']}: no reference: {reference['reason']}")
-
-
-def _shown(argument: str) -> str:
-    """A path inside the current folder is part of the recipe; an absolute one only tells of this machine."""
-    return Path(argument).name if Path(argument).is_absolute() else argument

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam_edge.cli.arguments import model_options, names
+from sam_edge.cli.arguments import model_options, names, this_command
 from sam_edge.cli.bars import photos_progress
 
 if TYPE_CHECKING:
@@ -117,7 +115,7 @@ def _record(
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["sam-edge", *sys.argv[1:]]),
+        "command": this_command(),
         **({"commit": commit} if commit else {}),
         "model": {
             "name": runtime.spec.name,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sam_edge.cli.arguments import Several
+from sam_edge.cli.arguments import Several, this_command
 
 if TYPE_CHECKING:
     from sam_edge.export.pipeline import Exporter, Row
@@ -115,7 +113,7 @@ def command(
         recipes=recipes,
         sizes=sizes,
         photo_input=photo_input,
-        command=shlex.join(["sam-edge", *(_shown(argument) for argument in sys.argv[1:])]),
+        command=this_command(),
     )
     rows = []
     with Exporter(request, _progress) as exporter:
@@ -219,11 +217,6 @@ def _searched(exporter: Exporter, target: str, photos: Path, out: Path) -> Recip
     kept = ", ".join(recipe.float_units) or "nothing"
     click.echo(f"  {target} int8: stays float: {kept}; wrote {path}", err=True)
     return recipe
-
-
-def _shown(argument: str) -> str:
-    """A path inside the current folder is part of the recipe; an absolute one only tells of this machine."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _progress(target: str, precision: str, stage: str) -> None:

@@ -18,7 +18,6 @@ Examples:
   sam-edge web
   sam-edge web photos/
   sam-edge web --save-site public/"""
-MODELS = ("nano",)
 
 
 @click.command("web", epilog=EXAMPLES, short_help="Segment and label photos in the browser.")
@@ -40,10 +39,11 @@ def command(
 
     With DIR, its photos are labelled one after the other, and each gets its SA-1B JSON written beside it.
     """
+    from sam_edge.runtimes import artifact_folder
     from sam_edge.web.folder import PhotoFolder
     from sam_edge.web.server import Site, make_server, site_files
 
-    site = Site(site_files(_model_folder(model)), PhotoFolder(Path(directory).resolve()) if directory else None)
+    site = Site(site_files(artifact_folder(model)), PhotoFolder(Path(directory).resolve()) if directory else None)
     if save_site is not None:
         _save(site, Path(save_site))
         click.echo(json.dumps({"folder": save_site}) if as_json else f"{save_site}: {len(site.files)} files")
@@ -57,12 +57,6 @@ def command(
         webbrowser.open(url)
     with server:
         server.serve_forever()
-
-
-def _model_folder(model: str) -> Path:
-    from importlib.resources import files
-
-    return Path(str(files("sam_edge.assets"))) / model if model in MODELS else Path(model)
 
 
 def _save(site: Site, folder: Path) -> None:

@@ -9,11 +9,11 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ from pycocotools import mask as coco_mask
 from sam_edge.errors import DataError
 from sam_edge.image import MAX_PIXELS, read_photo
 
-__all__ = ["MIN_AREA_PX", "Object", "Record", "open_records"]
+__all__ = ["MIN_AREA_PX", "PHOTO_SUFFIXES", "Object", "Record", "drawn_evenly", "open_records"]
 
 MIN_AREA_PX = 100  # smaller objects are left out, at the stored size (evaluation protocol, section 1)
 MAX_JSON_BYTES = 64 << 20
 MAX_PHOTO_BYTES = 256 << 20
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,10 @@ def _pair(spans: dict[str, _Span], where: Path) -> list[Record]:
             source = re.sub(r"(-\d+)?(\.tar)?$", "", where.name)
             records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, spans[name]))
     return records
+
+
+def drawn_evenly(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items spread evenly over all; all of them for 0."""
+    if not 0 < count < len(items):
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]

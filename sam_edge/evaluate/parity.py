@@ -20,7 +20,7 @@ from sam_edge.evaluate.protocol import Evaluation, Score, evaluate
 from sam_edge.image import preprocess
 from sam_edge.prompts import build_prompts
 
-__all__ = ["PARITY_KINDS", "KindParity", "OutputError", "compare_evaluations", "measure", "output_errors"]
+__all__ = ["PARITY_KINDS", "KindParity", "OutputError", "compare_evaluations", "measure", "output_errors", "rle_iou"]
 
 PARITY_KINDS = ("box", "click", "click3", "mask")
 RESAMPLES = 1000
@@ -74,7 +74,7 @@ def _kind(reference: Sequence[Score], tested: Sequence[Score]) -> KindParity:
     ious = []
     for expected, got in zip(reference, tested, strict=True):
         assert (expected.photo, expected.object_id) == (got.photo, got.object_id)
-        ious.append(_rle_iou(expected.rle, got.rle))
+        ious.append(rle_iou(expected.rle, got.rle))
     values = np.array(ious)
     scores = np.array([[score.iou for score in side] for side in (reference, tested)])
     theirs, ours = (float(mean) for mean in scores.mean(1))
@@ -98,7 +98,8 @@ def _upper_quotient(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> f
     return float(np.percentile(ours[drawn].mean(1) / below, 97.5)) if below.all() else None
 
 
-def _rle_iou(first: Any, second: Any) -> float:
+def rle_iou(first: Any, second: Any) -> float:
+    """Of two COCO run lengths; 1 where both are empty."""
     if not coco_mask.area(first) and not coco_mask.area(second):
         return 1.0
     return float(coco_mask.iou([first], [second], [0])[0, 0])

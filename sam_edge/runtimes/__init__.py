@@ -15,7 +15,16 @@ from sam_edge.contract import Runtime
 from sam_edge.errors import ArtifactError, RuntimeUnavailable
 from sam_edge.manifest import JsonDict
 
-__all__ = ["AUTO", "RUNTIMES", "ModelInfo", "available_models", "load", "load_to_verify"]
+__all__ = [
+    "AUTO",
+    "RUNTIMES",
+    "ModelInfo",
+    "artifact_folder",
+    "available_models",
+    "load",
+    "load_to_verify",
+    "packaged_names",
+]
 
 AUTO = "auto"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -87,8 +96,8 @@ def load(model: str | Path, runtime: str = AUTO, *, threads: int = 0) -> Runtime
     if threads < 0:
         raise RuntimeUnavailable(f"threads is {threads}, expected 0 (the library chooses) or more. Leave it out.")
     if runtime == AUTO:
-        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(_artifact_folder(model))
-    return RUNTIMES[runtime]().load(model if runtime == "torch" else _artifact_folder(model), threads)
+        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(artifact_folder(model))
+    return RUNTIMES[runtime]().load(model if runtime == "torch" else artifact_folder(model), threads)
 
 
 def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False) -> Runtime:
@@ -110,9 +119,9 @@ def _target(folder: Path) -> str:
     return target
 
 
-def _artifact_folder(model: str | Path) -> Path:
-    """The folder of a name or path."""
-    path, packaged = Path(model), _packaged_names()
+def artifact_folder(model: str | Path) -> Path:
+    """The folder of a name or path. Raises ArtifactError."""
+    path, packaged = Path(model), packaged_names()
     if model in packaged:  # a name is a text, and so goes before a folder of that name; a Path is a path
         return ASSETS / model
     if path.is_dir():
@@ -132,7 +141,8 @@ def _artifact_folder(model: str | Path) -> Path:
     )
 
 
-def _packaged_names() -> list[str]:
+def packaged_names() -> list[str]:
+    """The models inside the package."""
     return sorted(path.parent.name for path in ASSETS.glob(f"*/{MANIFEST_NAME}"))
 
 
@@ -169,7 +179,7 @@ PUBLIC_MODELS = {
 def available_models() -> list[ModelInfo]:
     """The models inside the package, then the published ones that need a checkpoint. Raises ArtifactError."""
     packaged = []
-    for name in _packaged_names():
+    for name in packaged_names():
         artifact = open_artifact(ASSETS / name)
         manifest = artifact.manifest
         packaged.append(

@@ -28,7 +28,7 @@ from sam_edge.contract import (
     PromptTensors,
 )
 from sam_edge.coreml_check import SUFFIX, read_package
-from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable
+from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable, first_line
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import POINTS, contract_tensors
 from sam_edge.mil_program import Program
@@ -203,4 +203,4 @@ def _wrong_program(artifact: Artifact, name: str, error: Exception) -> ArtifactE
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return first_line(error)

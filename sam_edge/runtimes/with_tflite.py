@@ -14,7 +14,7 @@ import numpy as np
 
 from sam_edge.artifact import Artifact, open_artifact
 from sam_edge.contract import LABEL_EMPTY, PROMPT_INPUTS, Embedding, Float32, ModelSpec, Prediction, PromptTensors
-from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable
+from sam_edge.errors import ArtifactError, PromptError, RuntimeUnavailable, first_line
 from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import POINTS, PROMPTS, Tensor, contract_tensors
 from sam_edge.runtimes.feeds import check_target, decoder_feeds, encoder_feeds
@@ -167,7 +167,7 @@ def _runner(
 
 
 def _unloadable(artifact: Artifact, name: str, error: Exception) -> ArtifactError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    reason = first_line(error)
     return ArtifactError(
         f"LiteRT cannot load the {name} of {artifact.directory} ({reason}). Update ai-edge-litert, or export it again."
     )
