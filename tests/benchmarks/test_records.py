@@ -29,7 +29,7 @@ def test_a_truncated_last_line_is_ignored_and_named(tmp_path: Path) -> None:
     ("line", "parts"),
     [
         (json.dumps(RECORD | {"schema": "sam-edge/bench/99"}), ["sam-edge/bench/99", SCHEMA]),
-        ('{"schema": "sam-edge/bench-stages/1"}', ["bench-stages", SCHEMA]),
+        ('{"schema": "sam-edge/bench-overview/1"}', ["bench-overview", SCHEMA]),
         ("[1, 2]", ["None", SCHEMA]),
         (json.dumps({"schema": SCHEMA}), ["configuration, status, machine"]),
         ('{"schema": ', ["not a JSON object"]),
