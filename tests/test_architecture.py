@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("manifest_json", "golden_vectors", "artifact"),
     ("kernels", "model"),  # torch starts here: nothing to the left may import it
     ("runtimes",),
-    ("predictor", "everything", "draw", "verify"),
+    ("predictor", "everything", "draw", "verify", "second_look"),
     ("evaluate",),
     ("quantize",),
     ("train", "export", "benchmarks"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "models": "sam_edge.cli.models",
     "eval": "sam_edge.cli.eval",
     "train": "sam_edge.cli.train",
+    "label": "sam_edge.cli.label",
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
     "web": "sam_edge.cli.web",

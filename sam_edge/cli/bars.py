@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sam_edge.evaluate.protocol import Evaluation
 
-__all__ = ["photos_progress", "points_progress"]
+__all__ = ["labelling_progress", "photos_progress", "points_progress"]
 
 
 @contextmanager
@@ -27,6 +27,14 @@ def photos_progress(total: int) -> Iterator[Callable[[Evaluation], None]]:
             bar.update(task, advance=1, description=shown and f"mIoU: {shown}")
 
         yield on_photo
+
+
+@contextmanager
+def labelling_progress(total: int) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each photo."""
+    with _bar("photos") as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.update(task, advance=1)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   sam-edge eval data/eval/cocoval --model nano --runtime onnx
+  sam-edge eval data/eval/cocoval --kinds box,click --refine
   sam-edge eval data/eval/cocoval --limit 20 --kinds box,click --no-baselines --pictures sheets"""
 KIND_NAMES = ("box", "box-jitter", "click", "click3", "mask", "noc")
 DEFAULT_KINDS = KIND_NAMES[:-1]
@@ -41,6 +42,7 @@ SCHEMA = "sam-edge/eval/1"
     show_default=True,
     help="The masks that cost nothing, in the same table.",
 )
+@click.option("--refine", is_flag=True, help="Also box and click with a second look at each object, and its gain.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos by name.")
 @click.option("--pictures", metavar="DIR", help="Write contact sheets of the best, median and worst masks to DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON record instead of the table.")
@@ -49,6 +51,7 @@ def command(
     data: tuple[str, ...],
     kinds: tuple[str, ...],
     baselines: bool,
+    refine: bool,
     limit: int | None,
     pictures: str | None,
     as_json: bool,
@@ -64,7 +67,7 @@ def command(
     from sam_edge.evaluate import report
     from sam_edge.evaluate.dataset import open_records
     from sam_edge.evaluate.pictures import PICTURE_KINDS, write_contact_sheets
-    from sam_edge.evaluate.protocol import evaluate
+    from sam_edge.evaluate.protocol import SECOND_LOOKS, evaluate
     from sam_edge.runtimes import load
 
     found = sorted(open_records(data), key=lambda record: record.name)
@@ -72,6 +75,8 @@ def command(
     if pictures is not None:
         Path(pictures).mkdir(parents=True, exist_ok=True)
     loaded = load(model, runtime, threads=threads)
+    if refine:
+        kinds = (*kinds, *(again for kind, again in SECOND_LOOKS.items() if kind in kinds))
     start = perf_counter()
     with photos_progress(len(records)) as on_photo:
         evaluation = evaluate(

@@ -36,6 +36,7 @@ class Prompts:
     mask_file: str | None
     everything: bool
     multimask: bool
+    refine: bool
 
     def check(self) -> None:
         """Raise UsageError for what cannot go together."""
@@ -47,6 +48,8 @@ class Prompts:
             )
         if self.everything and (given or self.multimask):
             raise click.UsageError("--everything takes no prompt and no --multimask. Leave one of them out.")
+        if self.refine and (self.everything or self.multimask or self.mask_file):
+            raise click.UsageError("--refine goes with --point and --box alone. Leave the other option out.")
         if len(self.boxes) > 1 and (self.points or self.mask_file):
             raise click.UsageError("--point and --mask go with at most one --box. Run once for each box.")
 
@@ -85,6 +88,7 @@ class Result:
 )
 @click.option("--everything", is_flag=True, help="Segment all that can be found, without a prompt.")
 @click.option("--multimask", is_flag=True, help="Three masks a prompt instead of one, for an ambiguous click.")
+@click.option("--refine", is_flag=True, help="Look again, closer, at each object: finer masks for one more encode.")
 @click.option(
     "-o", "--output", metavar="PATH", help="Where to write.  [default: NAME.FORMAT.png in the current folder]"
 )
@@ -105,6 +109,7 @@ def command(
     mask_file: str | None,
     everything: bool,
     multimask: bool,
+    refine: bool,
     output: str | None,
     format_name: str,
     as_json: bool,
@@ -116,7 +121,7 @@ def command(
 
     Coordinates are pixels of the photo, x first, from the top-left corner.
     """
-    prompts = Prompts(points, boxes, mask_file, everything, multimask)
+    prompts = Prompts(points, boxes, mask_file, everything, multimask, refine)
     prompts.check()
     destination = None if as_json and output is None else output or default_output(image, format_name)
     if destination is not None:
@@ -161,6 +166,7 @@ def _segment_prompts(runtime: Runtime, photo: Photo, prompts: Prompts, result: R
     import numpy as np
 
     from sam_edge.predictor import SamPredictor
+    from sam_edge.second_look import SecondLook
 
     predictor = SamPredictor(runtime)
     predictor.set_image(photo)
@@ -175,6 +181,10 @@ def _segment_prompts(runtime: Runtime, photo: Photo, prompts: Prompts, result: R
         )
         for stage in ("decode", "postprocess"):
             result.add_ms(stage, predictor.timings_ms[stage])
+        if prompts.refine:
+            start = perf_counter()
+            logits = SecondLook(runtime, photo).refine(logits[0], coords, labels, box)[None]
+            result.add_ms("second_look", 1e3 * (perf_counter() - start))
         start = perf_counter()
         result.masks += [_described(of_mask, float(iou)) for of_mask, iou in zip(logits, ious, strict=True)]
         result.add_ms("postprocess", 1e3 * (perf_counter() - start))

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from sam_edge.contract import Float32, Prediction, Runtime
+from sam_edge.contract import MASK_THRESHOLD, Float32, Prediction, Runtime
 from sam_edge.errors import DataError
 from sam_edge.evaluate import baselines, simulate
 from sam_edge.evaluate.dataset import Object, Record
 from sam_edge.evaluate.metrics import boundary_iou, mask_iou, size_class
 from sam_edge.image import preprocess
-from sam_edge.masks import upscale_masks
+from sam_edge.masks import upscale_logits, upscale_masks
 from sam_edge.prompts import build_prompts
+from sam_edge.second_look import SecondLook
 
 __all__ = [
     "CLICK_ALTERNATIVES",
@@ -29,6 +30,7 @@ __all__ = [
     "NOC_LIMIT",
     "NOC_TARGETS",
     "PROTOCOL_VERSION",
+    "SECOND_LOOKS",
     "ClickCount",
     "Evaluation",
     "Score",
@@ -37,7 +39,8 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 DEFAULT_KINDS = ("box", "box-jitter", "click", "click3", "mask")
-KINDS = (*DEFAULT_KINDS, "noc")
+SECOND_LOOKS = {"box": "box-refine", "click": "click-refine"}  # with a second look, beside the first
+KINDS = (*DEFAULT_KINDS, "noc", *SECOND_LOOKS.values())
 CLICK_ALTERNATIVES = ("click-multi", "click-oracle")  # come with "click": best of three by predicted and by true IoU
 NOC_TARGETS = (0.85, 0.90)
 NOC_LIMIT = 20
@@ -184,6 +187,9 @@ class _Photo:
             self._clicks(kinds)
         if "mask" in kinds:
             self._mask_prompts()
+        for kind, refined in SECOND_LOOKS.items():
+            if refined in kinds:
+                self._second_looks(kind)
         if free_baselines:
             self._baselines(kinds)
 
@@ -232,6 +238,23 @@ class _Photo:
 
     def _boxes(self, kind: str, boxes: list[NDArray[np.float64]]) -> None:
         self._add_single_masks(kind, self._decode(boxes=boxes))
+
+    def _second_looks(self, kind: str) -> None:
+        """The single masks of `kind`, each after a second look at its object."""
+        look = SecondLook(self.runtime, self.image)
+        boxes = [simulate.tight_box(t.truth) for t in self.targets] if kind == "box" else None
+        clicks = None if boxes is not None else [[simulate.first_click(t.truth)] for t in self.targets]
+        prediction = self._decode(boxes=boxes, clicks=clicks)
+        for i, target in enumerate(self.targets):
+            low_res = prediction.low_res_masks[i, :1]
+            first = upscale_logits(low_res[None], self.runtime.spec.image_size, self.input_size, self.size)[0, 0]
+            if boxes is not None:
+                logits = look.refine(first, box=boxes[i])
+            else:
+                assert clicks is not None
+                points = np.array(clicks[i], np.float64)
+                logits = look.refine(first, points[:, :2], points[:, 2])
+            self._add(SECOND_LOOKS[kind], target, logits > MASK_THRESHOLD, float(prediction.iou_predictions[i, 0]))
 
     def _mask_prompts(self) -> None:
         clicks = [[simulate.first_click(t.truth)] for t in self.targets]

@@ -9,7 +9,15 @@ import numpy as np
 
 from sam_edge.evaluate.baselines import BASELINES
 from sam_edge.evaluate.metrics import SIZES, mean_interval, pearson, spearman
-from sam_edge.evaluate.protocol import CLICK_ALTERNATIVES, KINDS, NOC_LIMIT, NOC_TARGETS, Evaluation, Score
+from sam_edge.evaluate.protocol import (
+    CLICK_ALTERNATIVES,
+    KINDS,
+    NOC_LIMIT,
+    NOC_TARGETS,
+    SECOND_LOOKS,
+    Evaluation,
+    Score,
+)
 
 __all__ = ["summarise", "tables"]
 
@@ -26,6 +34,9 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     summary: dict[str, Any] = {"kinds": {kind: _kind(scores) for kind, scores in found.items()}}
     if "box" in found and "click" in found:
         summary["predicted_iou"] = _predicted_iou(found["box"] + found["click"])
+    gains = {kind: _gain(found[kind], found[again]) for kind, again in SECOND_LOOKS.items() if again in found}
+    if gains:
+        summary["second_look"] = gains
     if evaluation.click_counts:
         summary["noc"] = _noc(evaluation)
     return summary
@@ -67,6 +78,21 @@ def _predicted_iou(scores: Sequence[Score]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
+def _gain(first: Sequence[Score], second: Sequence[Score]) -> dict[str, Any]:
+    """What a second look adds to the mean IoU of the same objects, in points; the interval is of the differences."""
+    differences = {
+        size: [b.iou - a.iou for a, b in zip(first, second, strict=True) if size in (a.size, "all")]
+        for size in ("all", *SIZES)
+    }
+    low, high = mean_interval(differences["all"], [score.photo for score in first])
+    return {
+        "gain_points": _percent(np.mean(differences["all"])),
+        "gain_low_points": _percent(low),
+        "gain_high_points": _percent(high),
+        "gain_by_size_points": {size: _percent(np.mean(part)) for size, part in differences.items() if part},
+    }
+
+
 def _noc(evaluation: Evaluation) -> dict[str, Any]:
     """Mean clicks to each target, an object that fails counted with the limit, and the share of failures."""
     photos = [count.photo for count in evaluation.click_counts]
@@ -99,6 +125,14 @@ def tables(summary: dict[str, Any]) -> str:
         parts.append(_table([head, *rows]))
     if predicted := summary.get("predicted_iou"):
         parts.append(_predicted_line(predicted))
+    for kind, gain in summary.get("second_look", {}).items():
+        sizes = ", ".join(
+            f"{size} {points:+.1f}" for size, points in gain["gain_by_size_points"].items() if size != "all"
+        )
+        parts.append(
+            f"Gain of the second look on {kind}: {gain['gain_points']:+.1f} "
+            f"[{gain['gain_low_points']:+.1f}, {gain['gain_high_points']:+.1f}] points ({sizes})."
+        )
     if noc := summary.get("noc"):
         parts.append(_noc_lines(noc))
     return "\n\n".join(parts)

@@ -78,3 +78,17 @@ def test_kinds_and_the_protocols_are_the_same() -> None:
 
     assert command.KIND_NAMES == protocol.KINDS
     assert command.DEFAULT_KINDS == protocol.DEFAULT_KINDS
+
+
+def test_a_second_look_is_reported_beside_the_first_with_its_gain(small_model: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    arguments = ["eval", "set", "--model", small_model, "--kinds", "box,click", "--no-baselines", "--refine", "--json"]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    kinds = record["kinds"]
+    assert {"box", "box-refine", "click", "click-refine"} <= kinds.keys()
+    gain = record["second_look"]["box"]
+    difference = kinds["box-refine"]["miou_percent"] - kinds["box"]["miou_percent"]
+    assert gain["gain_points"] == pytest.approx(difference, abs=0.002)
+    assert gain["gain_low_points"] <= gain["gain_points"] <= gain["gain_high_points"]

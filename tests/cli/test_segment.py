@@ -95,6 +95,14 @@ def test_each_box_gives_a_mask_and_all_clicks_give_one(
     assert len(clicks["masks"]) == 1
 
 
+def test_a_second_look_draws_a_finer_mask_of_the_same_object(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nose = ["--box", "150,130,230,190"]
+    first, second = segment_json(capsys, photo, *nose), segment_json(capsys, photo, *nose, "--refine")
+    assert second["timings_ms"]["second_look"] > 0 and "second_look" not in first["timings_ms"]
+    a, b = (coco_to_mask(result["masks"][0]["segmentation"]) for result in (first, second))
+    assert 0.4 < mask_iou(a, b) < 1
+
+
 def test_a_background_click_changes_the_answer(
     photo: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
