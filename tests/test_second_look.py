@@ -83,3 +83,9 @@ def test_clicks_outside_the_crop_do_not_disturb_it(runtime: Runtime, photo: Phot
     look = SecondLook(runtime, photo)
     inside, outside = [[340, 55]], [[340, 55], [5, 500]]
     assert np.array_equal(look.refine(first, inside, [1]), look.refine(first, outside, [1, 0]))
+
+
+def test_a_mask_away_from_every_click_is_left_as_it_is(runtime: Runtime, photo: Photo) -> None:
+    first = np.full(photo.shape[:2], -3.0, np.float32)
+    first[20:90, 310:370] = 3.0
+    assert SecondLook(runtime, photo).refine(first, [[5, 500]], [1]) is first

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from sam_edge.cli import COMMANDS
 from sam_edge.cli.label import command
 from sam_edge.evaluate.dataset import open_records
