@@ -23,6 +23,7 @@ COMMANDS = {
     "models": "sam_edge.cli.models",
     "eval": "sam_edge.cli.eval",
     "train": "sam_edge.cli.train",
+    "distill": "sam_edge.cli.distill",
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
     "web": "sam_edge.cli.web",

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from sam_edge.errors import CheckpointError
-from sam_edge.train.loop import TrainConfig, _Run, learning_rate, train
+from sam_edge.train.loop import PromptTask, TrainConfig, learning_rate, train
 from tests.sa1b import write_set
 
 
@@ -79,9 +78,7 @@ def test_more_data_is_trained_on_and_never_held_out(folder: Path, tmp_path: Path
     from sam_edge.train.data import split_held_out
 
     more = write_set(tmp_path / "more")
-    run = _Run(
-        replace(tiny(folder), held_out_photos=1, more_data=(str(more),)), tmp_path / "out", Accelerator(cpu=True)
-    )
+    run = PromptTask(replace(tiny(folder), held_out_photos=1, more_data=(str(more),)), tmp_path / "out")
     assert [record.where for record in run.held_out] == [r.where for r in split_held_out(open_records([folder]), 1)[1]]
     assert sum(str(more) in record.where for record in run.train_records) == 3
 
