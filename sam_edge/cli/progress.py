@@ -51,7 +51,7 @@ def training_progress(steps: int, visible: bool = True) -> Iterator[TrainingRepo
 
 @contextmanager
 def encoding_progress(visible: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with (done, total) photos; the bar is there while photos are encoded, and gone at the last."""
+    """Yields what to call with (done, total) photos; the bar stands while photos are encoded and stops at the last."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -173,7 +173,9 @@ def open_records(paths: Iterable[str | Path], annotated: bool = True) -> list[Re
         found = _from_tar(path, annotated) if path.is_file() else _from_folder(path, annotated)
         if not found:
             what = "photo with annotations" if annotated else "photo"
-            pairs = "NAME.jpg beside NAME.json (SA-1B's format)" if annotated else f"NAME{' or NAME'.join(PHOTO_SUFFIXES)}"
+            pairs = (
+                "NAME.jpg beside NAME.json (SA-1B's format)" if annotated else f"NAME{' or NAME'.join(PHOTO_SUFFIXES)}"
+            )
             raise DataError(f"{path}: no {what} in it; expected {pairs}, in a folder or a .tar.")
         records.extend(found)
     return records

@@ -28,8 +28,8 @@ class DistillBatch(NamedTuple):
     """n photos, K objects of each; S is the student's input side.
 
     images (n, 3, S, S) uint8; padding (n, S, S) uint8, 1 where there is photo; image_embeddings (n, C, T/16, T/16)
-    float16, the teacher's at its own side T; masks (n * K, S, S) uint8 and has_truth (n * K,) float32; points (n * K, 2)
-    float32 px, where the teacher is asked for an object if there is no truth; seeds (n,) int64 for the prompts.
+    float16, the teacher's at its own side T; masks (n * K, S, S) uint8 and has_truth (n * K,) float32; points
+    (n * K, 2) float32 px, where the teacher is asked for an object if there is no truth; seeds (n,) int64 for the prompts.
     """
 
     images: Tensor
@@ -42,7 +42,7 @@ class DistillBatch(NamedTuple):
 
 
 class DistillDataset(Dataset[dict[str, Any]]):
-    """Sample number -> a photo drawn evenly, as a pure function of (seed, number). No objects for `objects_per_photo` 0."""
+    """Sample number -> a photo drawn evenly, as a pure function of (seed, number); `objects_per_photo` may be 0."""
 
     def __init__(
         self, records: Sequence[Record], cache: EmbeddingCache, image_size: int, objects_per_photo: int, seed: int

@@ -24,7 +24,7 @@ Prompts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class EmbeddingStep(nn.Module):
-    """The student's image_embeddings learn the teacher's: mean squared error (MobileSAM, arXiv 2306.14289, section 3)."""
+    """The student's image_embeddings learn the teacher's: squared error (MobileSAM, arXiv 2306.14289, section 3)."""
 
     def __init__(self, model: Sam) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class MaskStep(nn.Module):
         return ((1 - share) * by_teacher + share * by_truth).mean(), agreement[:, 0], true_iou[:, 0]
 
     def _first_prompts(self, batch: DistillBatch, embeddings: Tensor, index: Tensor) -> Prompts:
-        """A prompt for every object; a photo without true masks is prompted for what the teacher finds at its points."""
+        """A prompt for every object; in a photo without true masks, for what the teacher finds at its points."""
         masks = batch.masks.cpu().numpy()
         asked = torch.nonzero(batch.has_truth == 0).flatten()
         if len(asked):

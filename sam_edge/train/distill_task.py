@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from sam_edge.errors import CheckpointError, DataError, SamEdgeError, first_line
+from sam_edge.errors import DataError, SamEdgeError, first_line
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.model.config import ModelConfig
 from sam_edge.model.nano import NanoEncoder
@@ -38,7 +38,8 @@ from sam_edge.train.students import adopt_decoder, check_fits, take_what_fits
 __all__ = ["STAGES", "DistillConfig", "DistillTask"]
 
 STAGES = ("embeddings", "masks")
-NOT_IN_EMBEDDINGS = ("skip_4.", "skip_8.", "pixel_path.", "head.", "norm_head.")  # of encoders: image_embeddings lack it
+CLASSIFIER = ("head.", "norm_head.")  # of TinyViT's ImageNet training: nothing reaches it
+NOT_IN_EMBEDDINGS = ("skip_4.", "skip_8.", "pixel_path.", *CLASSIFIER)  # parts of encoders
 HELD_OUT_SEED = 1 << 40  # samples of held-out photos are the same at every validation
 
 
@@ -47,8 +48,8 @@ class DistillConfig:
     """Everything that decides a stage's result; saved with it, and compared when it is resumed.
 
     `student` is ModelConfig's plain data, `teacher_image_size` the teacher's input side in pixels. `start_sha256` is of
-    the checkpoint that the student starts from, "" for fresh weights; `init_sha256` of one whose tensors are taken where
-    they fit. `photos_per_step` counts all processes and the `accumulate` batches of a step together.
+    the checkpoint that the student starts from, "" for fresh weights; `init_sha256` of one whose tensors are taken
+    where they fit. `photos_per_step` counts all processes and the `accumulate` batches of a step together.
     """
 
     stage: str
@@ -121,7 +122,7 @@ class DistillTask:
             model.image_encoder.trunk.freeze(self.config.frozen_blocks)
         for name, parameter in model.image_encoder.named_parameters():
             in_embeddings = not name.startswith(NOT_IN_EMBEDDINGS)
-            needed = in_embeddings or (self.config.stage == "masks" and not name.startswith(("head.", "norm_head.")))
+            needed = in_embeddings or (self.config.stage == "masks" and not name.startswith(CLASSIFIER))
             parameter.requires_grad_(parameter.requires_grad and needed)
         for part in (model.prompt_encoder, model.mask_decoder):
             part.requires_grad_(self.config.stage == "masks")

@@ -176,7 +176,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{path}: not JSON ({first_line(error)}). Delete it; what it describes is computed again.") from None
+        raise DataError(
+            f"{path}: not JSON ({first_line(error)}). Delete it; what it describes is computed again."
+        ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: not an index, expected a JSON object. Delete it; what it describes is computed again.")
+        raise DataError(
+            f"{path}: not an index, expected a JSON object. Delete it; what it describes is computed again."
+        )
     return content

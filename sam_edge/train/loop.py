@@ -33,10 +33,11 @@ class TrainConfig:
     """Everything that decides a run's result; saved with it, and compared when it is resumed.
 
     Photos are held out of `data` alone, so that `more_data` does not change which ones.
-    `photos_per_step` counts all processes and the `accumulate` batches of a step together. `stream` reads tars from front
-    to back, each photo once an epoch (see stream.py), instead of drawing photos at random; `source_weights`, which draws
-    photos by source name (a source that is not named has weight 1), then has no effect. `trunk_lr_scale` applies to the pretrained trunk, whose first `frozen_blocks` are fixed.
-    Weights, averages and losses are float32 at either `precision` ("fp32", "bf16").
+    `photos_per_step` counts all processes and the `accumulate` batches of a step together. `stream` reads tars from
+    front to back, each photo once an epoch (see stream.py), and not drawn at random; `source_weights`, which draws
+    photos by source name (a source that is not named has weight 1), then has no effect. `trunk_lr_scale` applies to the
+    pretrained trunk, whose first `frozen_blocks` are fixed. Weights, averages and losses are float32 at either
+    `precision` ("fp32", "bf16").
     """
 
     model: str = "nano"
@@ -83,9 +84,7 @@ def train(
     What is written, and what it raises: see `run_task`.
     """
     task = PromptTask(config, out)
-    return run_task(
-        task, out, save_every_s=save_every_s, validate_every=validate_every, workers=workers, report=report
-    )
+    return run_task(task, out, save_every_s=save_every_s, validate_every=validate_every, workers=workers, report=report)
 
 
 class PromptTask:

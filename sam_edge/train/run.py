@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from sam_edge.errors import CheckpointError, DataError, SamEdgeError, first_line, require
@@ -74,7 +74,8 @@ class Task(Protocol):
     @property
     def config(self) -> RunConfig: ...
 
-    held_out: Sequence[Record]
+    @property
+    def held_out(self) -> Sequence[Record]: ...
 
     def empty_model(self) -> Sam:
         """A model for the averaged weights."""
@@ -113,7 +114,7 @@ def run_task(
     workers: int = 1,
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> Path:
-    """Run `task.config.steps` steps into the folder `out`, continuing what is there; return the final checkpoint's path.
+    """Run `task.config.steps` steps into the folder `out`, continuing what is there; return the last checkpoint's path.
 
     Writes state.pt (for resuming), last.safetensors (averaged weights), best.safetensors (by the task's held-out
     score), log.jsonl and TensorBoard events. `report` gets a dict of figures a step. Raises DataError, CheckpointError,
@@ -153,8 +154,8 @@ class _Run:
         self.share, rest = divmod(self.config.photos_per_step, accelerator.num_processes * self.config.accumulate)
         if self.share == 0 or (rest and self.config.accumulate > 1):
             raise DataError(
-                f"{self.config.photos_per_step} photos a step cannot be shared by {accelerator.num_processes} processes "
-                f"x {self.config.accumulate} batches, expected a multiple of their product. Change --photos."
+                f"{self.config.photos_per_step} photos a step cannot be shared by {accelerator.num_processes} "
+                f"processes x {self.config.accumulate} batches, expected a multiple of their product. Change --photos."
             )
         torch.manual_seed(self.config.seed)
         self.model = task.start()

@@ -122,7 +122,9 @@ class _Reader:
                     yield sample
             self._judge()
             if self.seen - self.broken == before:
-                raise DataError(f"{self._tars(epoch)[0]}: no photo with objects in it or in its neighbours; expected some.")
+                raise DataError(
+                    f"{self._tars(epoch)[0]}: no photo with objects in it or in its neighbours; expected some."
+                )
             epoch += 1
 
     def epoch(self, epoch: int) -> Iterator[Record]:
@@ -163,7 +165,9 @@ class _Reader:
             self._note(where, "the photo or its annotation is too large", is_broken=True)
         else:
             source = Path(entry["__url__"]).stem.rpartition("-")[0] or Path(entry["__url__"]).stem
-            return Record(Path(entry["__key__"]).name, source, where, Held(photo), Held(annotation) if annotation else None)
+            return Record(
+                Path(entry["__key__"]).name, source, where, Held(photo), Held(annotation) if annotation else None
+            )
         return None
 
     def _sample(self, record: Record, epoch: int) -> dict[str, Any] | None:
@@ -210,7 +214,7 @@ class _Reader:
 
 
 def _split_name(name: str) -> tuple[str | None, str | None]:
-    """"folder/sa_1.v2.jpg" -> ("folder/sa_1.v2", "jpg"): WebDataset itself would cut at the first dot."""
+    """ "folder/sa_1.v2.jpg" -> ("folder/sa_1.v2", "jpg"): WebDataset itself would cut at the first dot."""
     stem, _, suffix = name.rpartition(".")
     return (stem, suffix) if stem else (None, None)
 

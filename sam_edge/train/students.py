@@ -83,7 +83,7 @@ def check_fits(student: ModelConfig, teacher: ModelSpec) -> None:
 
 
 def adopt_decoder(model: Sam, teacher: Sam) -> str:
-    """Put the teacher's prompt encoder and mask decoder into the student if their configurations agree; say what was."""
+    """Put the teacher's prompt encoder and mask decoder into the student if their configurations agree; say if so."""
     ours, theirs = model.mask_decoder.config, teacher.mask_decoder.config
     if ours != theirs:
         differing = [
