@@ -29,7 +29,8 @@ class DistillBatch(NamedTuple):
 
     images (n, 3, S, S) uint8; padding (n, S, S) uint8, 1 where there is photo; image_embeddings (n, C, T/16, T/16)
     float16, the teacher's at its own side T; masks (n * K, S, S) uint8 and has_truth (n * K,) float32; points
-    (n * K, 2) float32 px, where the teacher is asked for an object if there is no truth; seeds (n,) int64 for the prompts.
+    (n * K, 2) float32 px, where the teacher is asked for an object if there is no truth; seeds (n,) int64, of
+    the prompts.
     """
 
     images: Tensor

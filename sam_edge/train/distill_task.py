@@ -30,10 +30,10 @@ from sam_edge.train.distill_step import DISTILL_MIX, EmbeddingStep, MaskStep
 from sam_edge.train.embeddings import EmbeddingCache
 from sam_edge.train.loop import parameter_groups
 from sam_edge.train.prompting import PromptMix
-from sam_edge.train.run import Place
 from sam_edge.train.step import draw_corrections
 from sam_edge.train.stream import MAX_BROKEN_SHARE, SampleStream, streamed_and_held_out, too_many_broken
 from sam_edge.train.students import adopt_decoder, check_fits, take_what_fits
+from sam_edge.train.task import Place
 
 __all__ = ["STAGES", "DistillConfig", "DistillTask"]
 
@@ -177,7 +177,7 @@ class DistillTask:
         if too_many_broken(len(broken), len(self.records)):
             raise DataError(
                 f"{len(broken)} of {len(self.records)} photos cannot be used, expected at most {MAX_BROKEN_SHARE:.0%} "
-                f"({next(iter(broken.values()))}). Remove them, or fetch their tars again."
+                f"({next(iter(broken.values())).rstrip('.')}). Remove them, or fetch their tars again."
             )
         good = [record for i, record in enumerate(self.records) if i not in broken]
         self.train_records, self.held_out = split_held_out(good, min(self.config.held_out_photos, len(good) // 3))

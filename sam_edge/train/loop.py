@@ -20,9 +20,10 @@ from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import AugmentConfig, Batch, PromptableDataset, collate, split_held_out
 from sam_edge.train.prompting import PromptMix
-from sam_edge.train.run import Place, learning_rate, run_task
+from sam_edge.train.run import learning_rate, run_task
 from sam_edge.train.step import TrainingStep, draw_corrections
 from sam_edge.train.stream import SampleStream, streamed_and_held_out
+from sam_edge.train.task import Place
 from sam_edge.train.validate import validate
 
 __all__ = ["PromptTask", "TrainConfig", "learning_rate", "train"]

@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from sam_edge.errors import DataError, SamEdgeError, first_line, require
 from sam_edge.evaluate.dataset import MAX_JSON_BYTES, MAX_PHOTO_BYTES, PHOTO_SUFFIXES, Held, Record, open_records
 from sam_edge.train.data import split_held_out
-from sam_edge.train.run import Place
+from sam_edge.train.task import Place
 
 __all__ = ["MAX_BROKEN_SHARE", "SampleStream", "streamed_and_held_out", "too_many_broken"]
 
