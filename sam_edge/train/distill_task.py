@@ -84,6 +84,8 @@ class DistillConfig:
 class DistillTask:
     """One stage. `start_from` is the student with weights of its own, None for a fresh one; `init` (name, weights)."""
 
+    prepares_for_long = True
+
     def __init__(
         self,
         config: DistillConfig,

@@ -91,6 +91,8 @@ def train(
 class PromptTask:
     """Masks from prompts, taught by annotated photos (Segment Anything, arXiv 2304.02643, appendix A)."""
 
+    prepares_for_long = False
+
     def __init__(self, config: TrainConfig, out: Path) -> None:
         self.config, self.out = config, out
         self.train_records: list[Record] = []

@@ -29,7 +29,7 @@ from sam_edge.train.task import Place, RunConfig, Task
 
 __all__ = ["learning_rate", "run_task"]
 
-COLLECTIVE_TIMEOUT = timedelta(hours=24)  # the main process may read a whole data set while the others wait
+PREPARATION_TIMEOUT = timedelta(hours=24)  # one process may read a whole data set while the others wait for it
 
 
 def run_task(
@@ -49,10 +49,11 @@ def run_task(
     """
     accelerate = require("accelerate", extra="train")
     accelerate.state.AcceleratorState._reset_state()  # or a second run in one process could not have another precision
+    waiting = [accelerate.InitProcessGroupKwargs(timeout=PREPARATION_TIMEOUT)] if task.prepares_for_long else []
     accelerator = accelerate.Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if task.config.precision == "bf16" else "no",
-        kwargs_handlers=[accelerate.InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
+        kwargs_handlers=waiting,
     )
     run = _Run(task, out, accelerator)
     log = Log(out, accelerator.is_main_process)

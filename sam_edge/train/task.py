@@ -59,6 +59,10 @@ class Task(Protocol):
     @property
     def held_out(self) -> Sequence[Record]: ...
 
+    @property
+    def prepares_for_long(self) -> bool:
+        """Whether processes may wait for each other in `prepare` longer than collectives usually do."""
+
     def empty_model(self) -> Sam:
         """A model for the averaged weights."""
 

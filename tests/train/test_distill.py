@@ -212,7 +212,7 @@ def test_embeddings_of_two_teachers_are_kept_apart_and_never_mixed(models: Path,
         run("embeddings", models, photos, tmp_path / teacher, teacher=teacher, cache=cache, settings={"steps": 1})
     first, second = sorted(cache.iterdir())
     (first / "cache.json").write_bytes((second / "cache.json").read_bytes())
-    with pytest.raises(DataError, match="of another teacher .teacher_sha256"):
+    with pytest.raises(DataError, match=r"of another teacher .teacher_sha256"):
         for teacher in ("teacher.safetensors", "other.safetensors"):
             run("embeddings", models, photos, tmp_path / f"{teacher} 2", teacher=teacher, cache=cache)
 

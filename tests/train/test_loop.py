@@ -16,7 +16,6 @@ from sam_edge.errors import CheckpointError, DataError
 from sam_edge.train.loop import PromptTask, TrainConfig, learning_rate, train
 from tests.sa1b import write_set
 
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -120,7 +119,7 @@ def test_two_processes_have_the_loss_and_the_weights_of_one_with_the_doubled_bat
         f"config = replace(tiny(Path({str(folder)!r}), steps=2), photos_per_step=4, frozen_blocks=0)\n"
         f"train(config, Path({str(tmp_path / 'two')!r}), workers=0, validate_every=100)\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     two = load_file(tmp_path / "two" / "last.safetensors")
