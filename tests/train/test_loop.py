@@ -24,6 +24,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)]).strip(os.pathsep)}
 
 
+def logged(out: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("data") / "examples")
@@ -102,6 +106,8 @@ def test_several_batches_a_step_give_the_weights_of_one_large_batch(folder: Path
     whole = load_file(train(config, tmp_path / "whole", workers=0, validate_every=100))
     split = load_file(train(replace(config, accumulate=2), tmp_path / "split", workers=0, validate_every=100))
     assert all(torch.allclose(whole[name], split[name], atol=2e-5) for name in whole)  # sums in another order
+    assert logged(tmp_path / "whole", "grad_norm") == pytest.approx(logged(tmp_path / "split", "grad_norm"), rel=1e-3)
+    assert logged(tmp_path / "whole", "loss") == pytest.approx(logged(tmp_path / "split", "loss"), rel=1e-4)
     with pytest.raises(DataError, match="4 photos a step cannot be shared by 1 processes x 3 batches"):
         train(replace(config, accumulate=3), tmp_path / "odd", workers=0)
 
@@ -124,8 +130,8 @@ def test_two_processes_have_the_loss_and_the_weights_of_one_with_the_doubled_bat
     assert done.returncode == 0, done.stderr[-3000:]
     two = load_file(tmp_path / "two" / "last.safetensors")
     assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert logged(tmp_path / "one", "loss") == pytest.approx(logged(tmp_path / "two", "loss"), rel=1e-4)
+    assert logged(tmp_path / "one", "grad_norm") == pytest.approx(logged(tmp_path / "two", "grad_norm"), rel=1e-3)
 
 
 def test_a_state_from_before_a_field_existed_had_its_default(folder: Path, tmp_path: Path) -> None:
