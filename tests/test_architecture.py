@@ -51,7 +51,8 @@ HEAVY = {
     "litert_torch": {"export/to_tflite.py"},
     "ai_edge_quantizer": {"export/to_tflite.py"},
     "coremltools": {"sam_edge/runtimes/with_coreml.py", "export/to_coreml.py"},
-    "accelerate": {"sam_edge/train/loop.py"},
+    "accelerate": {"sam_edge/train/run.py"},
+    "webdataset": {"sam_edge/train/stream.py"},
     "triton": {  # and `require`d or asked for its switch in two more, which define no kernel
         "kernels/triton_blocks.py",
         *(f"kernels/{op}/triton_kernel.py" for op in ("mask_statistics", "rel_pos_attention", "window_attention")),

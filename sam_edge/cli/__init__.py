@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "sam_edge.cli.eval",
     "train": "sam_edge.cli.train",
     "label": "sam_edge.cli.label",
+    "distill": "sam_edge.cli.distill",
     "export": "sam_edge.cli.export",
     "verify": "sam_edge.cli.verify",
     "web": "sam_edge.cli.web",

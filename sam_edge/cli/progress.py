@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["TrainingReport", "training_progress"]
+__all__ = ["TrainingReport", "encoding_progress", "training_progress"]
 
 SHOWN = {"loss": "loss", "box_iou": "box IoU", "click_iou": "click IoU", "held_out_box_miou": "held-out box"}
 SHOWN |= {"held_out_click_miou": "held-out click"}
+SHOWN |= {"cosine": "cosine", "teacher_iou": "IoU with the teacher", "truth_iou": "with the truth"}
+SHOWN |= {"held_out_cosine": "held-out cosine", "held_out_teacher_iou": "held-out IoU with the teacher"}
 SMOOTHING = 0.98
 
 
@@ -42,6 +44,29 @@ def training_progress(steps: int, visible: bool = True) -> Iterator[TrainingRepo
     progress = Progress(*columns, console=Console(stderr=True), disable=not visible)
     try:
         yield TrainingReport(progress, progress.add_task("training", total=steps))
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+@contextmanager
+def encoding_progress(visible: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yields what to call with (done, total) photos; the bar stands while photos are encoded and stops at the last."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), disable=not visible)
+    task = progress.add_task("the teacher's embeddings", total=None)
+
+    def on_photo(done: int, total: int) -> None:
+        progress.start()
+        progress.update(task, completed=done, total=total)
+        if done == total:
+            progress.stop()  # the training's bar follows, and there can be one at a time
+
+    try:
+        yield on_photo
     finally:
         if progress.live.is_started:
             progress.stop()

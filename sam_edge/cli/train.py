@@ -33,6 +33,7 @@ Examples:
 @click.option("--size", "image_size", default=256, show_default=True, metavar="PX", help="Input side in pixels.")
 @click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps.")
 @click.option("--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all.")
+@click.option("--accumulate", default=1, show_default=True, metavar="N", help="Batches that these are split into.")
 @click.option(
     "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
 )
@@ -65,6 +66,7 @@ Examples:
 @click.option("--click-share", default=0.42, show_default=True, help="Share of first prompts that are one click.")
 @click.option("--centre-clicks", default=0.5, show_default=True, help="Share of clicks at the innermost pixel.")
 @click.option("--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For the running mIoU.")
+@click.option("--stream", is_flag=True, help="Read DATA's tars from front to back, each photo once an epoch.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process.")
 @click.option("--validate-every", default=500, show_default=True, metavar="N", help="Steps between two running mIoUs.")

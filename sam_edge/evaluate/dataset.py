@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from sam_edge.errors import DataError
 from sam_edge.image import MAX_PIXELS, read_photo
 
-__all__ = ["MIN_AREA_PX", "PHOTO_SUFFIXES", "Object", "Record", "drawn_evenly", "open_records"]
+__all__ = ["MIN_AREA_PX", "PHOTO_SUFFIXES", "Held", "Object", "Record", "drawn_evenly", "open_records"]
 
 MIN_AREA_PX = 100  # smaller objects are left out, at the stored size (evaluation protocol, section 1)
 MAX_JSON_BYTES = 64 << 20
@@ -55,6 +55,22 @@ class Object:
         return decoded.astype(bool)
 
 
+class _Bytes(Protocol):
+    """Where a photo's or an annotation's bytes come from."""
+
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that are here already, as those of a streamed tar are."""
+
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data
+
+
 @dataclass(frozen=True)
 class _Span:
     """Bytes of a file, or of a member inside a tar."""
@@ -79,7 +95,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class Record:
-    """One photo and its objects; nothing is read before it is asked for.
+    """One photo and its objects; nothing is read before it is asked for. A photo without annotations has no objects.
 
     `name` is the stem of both files, `source` the folder's name or the tar's without its number ("coco" of
     "coco-001.tar"), `where` a path for messages.
@@ -88,8 +104,8 @@ class Record:
     name: str
     source: str
     where: str
-    photo_span: _Span
-    json_span: _Span
+    photo_span: _Bytes
+    json_span: _Bytes | None
 
     def photo_bytes(self) -> bytes:
         """The photo's file as stored."""
@@ -101,7 +117,9 @@ class Record:
 
     @cached_property
     def annotation(self) -> dict[str, Any]:
-        """The parsed JSON. Raises DataError."""
+        """The parsed JSON, {} where there is none. Raises DataError."""
+        if self.json_span is None:
+            return {}
         try:
             parsed = json.loads(self.json_span.read())
             parsed["annotations"], parsed["image"]["width"]  # both must be there
@@ -114,10 +132,12 @@ class Record:
 
     @property
     def image_id(self) -> int:
-        return int(self.annotation["image"].get("image_id", 0))
+        return int(self.annotation.get("image", {}).get("image_id", 0))
 
     def objects(self, min_area: int = MIN_AREA_PX) -> list[Object]:
         """Objects of at least `min_area` pixels, `iscrowd` left out, in the file's order. Raises DataError."""
+        if self.json_span is None:
+            return []
         image = self.annotation["image"]
         try:
             photo_size = int(image["height"]), int(image["width"])
@@ -140,8 +160,8 @@ def _object(entry: dict[str, Any]) -> Object:
     return Object(int(entry["id"]), int(entry["area"]), str(entry.get("category", "")), entry["segmentation"])
 
 
-def open_records(paths: Iterable[str | Path]) -> list[Record]:
-    """All photos with annotations under folders and tars, sorted by name within each.
+def open_records(paths: Iterable[str | Path], annotated: bool = True) -> list[Record]:
+    """All photos with annotations under folders and tars, sorted by name within each; all photos without `annotated`.
 
     A folder is searched for pairs and for tars directly inside it. Raises DataError where a path does not exist or
     holds no pair.
@@ -150,28 +170,29 @@ def open_records(paths: Iterable[str | Path]) -> list[Record]:
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f"{path}: does not exist; expected a folder or a .tar in SA-1B's format.")
-        found = _from_tar(path) if path.is_file() else _from_folder(path)
+        found = _from_tar(path, annotated) if path.is_file() else _from_folder(path, annotated)
         if not found:
-            raise DataError(
-                f"{path}: no photo with annotations in it; expected NAME.jpg beside NAME.json (SA-1B's format), "
-                "in a folder or a .tar."
+            what = "photo with annotations" if annotated else "photo"
+            pairs = (
+                "NAME.jpg beside NAME.json (SA-1B's format)" if annotated else f"NAME{' or NAME'.join(PHOTO_SUFFIXES)}"
             )
+            raise DataError(f"{path}: no {what} in it; expected {pairs}, in a folder or a .tar.")
         records.extend(found)
     return records
 
 
-def _from_folder(folder: Path) -> list[Record]:
+def _from_folder(folder: Path, annotated: bool) -> list[Record]:
     with os.scandir(folder) as entries:
         files = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     spans = {name: _Span(folder / name, 0, size) for name, size in files.items()}
-    records = _pair(spans, folder)
+    records = _pair(spans, folder, annotated)
     for name in sorted(files):
         if name.endswith(".tar"):
-            records.extend(_from_tar(folder / name))
+            records.extend(_from_tar(folder / name, annotated))
     return records
 
 
-def _from_tar(path: Path) -> list[Record]:
+def _from_tar(path: Path, annotated: bool) -> list[Record]:
     try:
         with tarfile.open(path, "r:") as tar:  # uncompressed only: members are read by offset, and nothing can inflate
             spans = {m.name: _Span(path, m.offset_data, m.size) for m in tar if m.isfile()}
@@ -180,20 +201,28 @@ def _from_tar(path: Path) -> list[Record]:
             f"{path}: not a readable tar ({error}); expected an uncompressed .tar of jpg and json pairs."
         ) from None
     size = path.stat().st_size
-    return _pair({name: span for name, span in spans.items() if span.offset + span.size <= size}, path)
+    return _pair({name: span for name, span in spans.items() if span.offset + span.size <= size}, path, annotated)
 
 
-def _pair(spans: dict[str, _Span], where: Path) -> list[Record]:
+def _pair(spans: dict[str, _Span], where: Path, annotated: bool) -> list[Record]:
+    source = re.sub(r"(-\d+)?(\.tar)?$", "", where.name)
     records = []
-    for name in sorted(spans):
-        stem = name.removesuffix(".json")
-        if stem == name or spans[name].size > MAX_JSON_BYTES:
-            continue
+    # By the annotation's name: the order decides which photos a run holds out.
+    for stem in sorted({stem for name in spans if (stem := _stem(name))}, key=lambda stem: f"{stem}.json"):
         photo = next((spans[stem + s] for s in PHOTO_SUFFIXES if stem + s in spans), None)
-        if photo is not None and photo.size <= MAX_PHOTO_BYTES:
-            source = re.sub(r"(-\d+)?(\.tar)?$", "", where.name)
-            records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, spans[name]))
+        pair = spans.get(f"{stem}.json")
+        if photo is None or photo.size > MAX_PHOTO_BYTES or (annotated and pair is None):
+            continue
+        if pair is not None and pair.size > MAX_JSON_BYTES:
+            continue
+        name = f"{stem}.json" if pair is not None else stem
+        records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, pair))
     return records
+
+
+def _stem(name: str) -> str:
+    """The name without a photo's or an annotation's suffix; "" for any other file."""
+    return next((name.removesuffix(s) for s in (".json", *PHOTO_SUFFIXES) if name.endswith(s)), "")
 
 
 def drawn_evenly(items: Sequence[T], count: int) -> list[T]:

@@ -52,6 +52,11 @@ def checkpoint_path(name_or_path: str | Path) -> Path:
         raise CheckpointError(
             f"{name} has no weights in this package. Download {PUBLIC_CHECKPOINTS[name]} and give that file's path."
         )
+    if name != "nano":
+        raise CheckpointError(
+            f"{name} has no weights yet, expected a checkpoint. Make one with `sam-edge distill --student {name}` and "
+            f"give that file's path."
+        )
     if not NANO_WEIGHTS.is_file():
         raise CheckpointError(
             f"{name} is installed without its torch weights ({NANO_WEIGHTS} is not there); the package has its ONNX "

@@ -199,28 +199,35 @@ def twice(x: Tensor) -> Tensor:
 
 
 class NanoEncoder(nn.Module):
-    """image (n, 3, S, S) -> image_embeddings (n, dim, S/16, S/16), features at S/4 and at S/8."""
+    """image (n, 3, S, S) -> image_embeddings (n, dim, S/16, S/16), features at S/4 and at S/8 if it has any."""
 
     def __init__(self, config: NanoEncoderConfig) -> None:
         super().__init__()
         self.config = config
         channels = {stride: LITE0_BLOCKS[index][3] for stride, index in LITE0_TAPS.items()}
-        dim, (fine, middle) = config.dim, config.high_res_channels
+        dim = config.dim
         self.trunk = EfficientNetLite0()
         self.lateral_16 = nn.Conv2d(channels[16], dim, kernel_size=1)
         self.lateral_32 = nn.Conv2d(channels[32], dim, kernel_size=1)
         self.neck = nn.Conv2d(dim, dim, kernel_size=3, padding=1)
         self.neck_blocks = nn.Sequential(*(ResidualBlock(dim) for _ in range(config.neck_blocks)))
-        self.skip_8 = nn.Conv2d(channels[8], middle, kernel_size=1)
-        self.skip_4 = nn.Conv2d(channels[4], fine, kernel_size=1)
-        for conv in (self.lateral_16, self.lateral_32, self.skip_8, self.skip_4):
+        laterals = [self.lateral_16, self.lateral_32]
+        if config.high_res_channels:
+            fine, middle = config.high_res_channels
+            self.skip_8 = nn.Conv2d(channels[8], middle, kernel_size=1)
+            self.skip_4 = nn.Conv2d(channels[4], fine, kernel_size=1)
+            laterals += [self.skip_8, self.skip_4]
+        for conv in laterals:
             nn.init.normal_(conv.weight, std=LATERAL_STD / conv.in_channels**0.5)
-        self.pixel_path = PixelPath(channels[4], channels[8], config) if config.pixel_path else None
+        with_path = bool(config.high_res_channels and config.pixel_path)
+        self.pixel_path = PixelPath(channels[4], channels[8], config) if with_path else None
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         at_4, at_8, at_16, at_32 = self.trunk(image)
         x = self.lateral_16(at_16) + twice(self.lateral_32(at_32))
         x = self.neck_blocks(x + self.neck(F.relu(x)))
+        if not self.config.high_res_channels:
+            return (x,)
         skip_4, skip_8 = self.skip_4(at_4), self.skip_8(at_8)
         if self.pixel_path is not None:
             more_4, more_8 = self.pixel_path(at_4, at_8, x)

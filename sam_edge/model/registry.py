@@ -53,6 +53,13 @@ MODELS: dict[str, ModelConfig] = {
         pred_iou_thresh=0.5,  # best F1 against the masks of 30 held-out training photos, grid of 16 x 16
         stability_score_thresh=0.6,
     ),
+    # 8.2 M: nano's trunk under SAM's own decoder. No weights: a student for `sam-edge distill`, as NanoSAM's is.
+    "nano_sam": ModelConfig(
+        "nano_sam",
+        NanoEncoderConfig(image_size=1024, dim=256, high_res_channels=(), neck_blocks=1),
+        pixel_mean=NANO_PIXEL_MEAN,
+        pixel_std=NANO_PIXEL_STD,
+    ),
 }
 
 # Where the authors publish weights; they are not part of this package.

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sam_edge.contract import LABEL_EMPTY
 from sam_edge.evaluate.dataset import Object, Record
-from sam_edge.train.prompting import PromptMix, first_prompt
+from sam_edge.train.prompting import Prompt, PromptMix, first_prompt
 
-__all__ = ["AugmentConfig", "Batch", "PromptableDataset", "collate", "split_held_out"]
+__all__ = ["AugmentConfig", "Batch", "PromptableDataset", "collate", "split_held_out", "stack_prompts"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class PromptableDataset(Dataset[dict[str, Any]]):
             objects = record.objects()
             if objects:
                 return self.sample(record, objects, rng)
+
+    def of_record(self, record: Record, rng: np.random.Generator) -> dict[str, Any] | None:
+        """A sample of one photo, None where it has no objects: for streams, which bring their own photos."""
+        objects = record.objects()
+        return self.sample(record, objects, rng) if objects else None
 
     def sample(self, record: Record, objects: list[Object], rng: np.random.Generator) -> dict[str, Any]:
         size = self.image_size
@@ -178,19 +184,30 @@ def _warp_mask(mask: NDArray[np.bool_], matrix: NDArray[np.float64], size: int) 
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """Stack samples; prompts get as many slots as the longest needs, the rest are empty (label -2)."""
     prompts = [prompt for sample in samples for prompt in sample["prompts"]]
-    slots = max(len(p.labels) for p in prompts)
-    coords = np.zeros((len(prompts), slots, 2), np.float32)
-    labels = np.full((len(prompts), slots), -2, np.float32)
-    for i, prompt in enumerate(prompts):
-        coords[i, : len(prompt.labels)] = prompt.coords
-        labels[i, : len(prompt.labels)] = prompt.labels
+    point_coords, point_labels, mask_input, has_mask_input = stack_prompts(prompts)
     return Batch(
         images=torch.from_numpy(np.stack([s["image"] for s in samples]).transpose(0, 3, 1, 2).copy()),
         padding=torch.from_numpy(np.stack([s["inside"] for s in samples])),
         masks=torch.from_numpy(np.concatenate([s["masks"] for s in samples])),
-        point_coords=torch.from_numpy(coords),
-        point_labels=torch.from_numpy(labels),
-        mask_input=torch.from_numpy(np.stack([p.mask_input for p in prompts])[:, None]),
-        has_mask_input=torch.tensor([p.has_mask for p in prompts], dtype=torch.float32),
+        point_coords=point_coords,
+        point_labels=point_labels,
+        mask_input=mask_input,
+        has_mask_input=has_mask_input,
         is_click=torch.tensor([p.kind == "click" for p in prompts]),
+    )
+
+
+def stack_prompts(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> point_coords (B, N, 2), point_labels (B, N), mask_input (B, 1, S/4, S/4), has_mask_input (B,), float32."""
+    slots = max(len(p.labels) for p in prompts)
+    coords = np.zeros((len(prompts), slots, 2), np.float32)
+    labels = np.full((len(prompts), slots), LABEL_EMPTY, np.float32)
+    for i, prompt in enumerate(prompts):
+        coords[i, : len(prompt.labels)] = prompt.coords
+        labels[i, : len(prompt.labels)] = prompt.labels
+    return (
+        torch.from_numpy(coords),
+        torch.from_numpy(labels),
+        torch.from_numpy(np.stack([p.mask_input for p in prompts])[:, None]),
+        torch.tensor([p.has_mask for p in prompts], dtype=torch.float32),
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,12 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from sam_edge.errors import CheckpointError
-from sam_edge.train.loop import TrainConfig, _Run, learning_rate, train
+from sam_edge.errors import CheckpointError, DataError
+from sam_edge.train.loop import PromptTask, TrainConfig, learning_rate, train
 from tests.sa1b import write_set
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    """Of a process that finds the tests as this one does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)]).strip(os.pathsep)}
+
+
+def logged(out: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +90,7 @@ def test_more_data_is_trained_on_and_never_held_out(folder: Path, tmp_path: Path
     from sam_edge.train.data import split_held_out
 
     more = write_set(tmp_path / "more")
-    run = _Run(
-        replace(tiny(folder), held_out_photos=1, more_data=(str(more),)), tmp_path / "out", Accelerator(cpu=True)
-    )
+    run = PromptTask(replace(tiny(folder), held_out_photos=1, more_data=(str(more),)), tmp_path / "out")
     assert [record.where for record in run.held_out] == [r.where for r in split_held_out(open_records([folder]), 1)[1]]
     assert sum(str(more) in record.where for record in run.train_records) == 3
 
@@ -90,6 +99,62 @@ def test_another_configuration_does_not_continue_a_run_and_says_what_differs(fol
     train(tiny(folder, steps=1), tmp_path, workers=0, validate_every=100)
     with pytest.raises(CheckpointError, match=r"lr: was 0.0006, now 0.1"):
         train(replace(tiny(folder, steps=1), lr=0.1), tmp_path, workers=0)
+
+
+def test_several_batches_a_step_give_the_weights_of_one_large_batch(folder: Path, tmp_path: Path) -> None:
+    config = replace(tiny(folder, steps=2), photos_per_step=4)
+    whole = load_file(train(config, tmp_path / "whole", workers=0, validate_every=100))
+    split = load_file(train(replace(config, accumulate=2), tmp_path / "split", workers=0, validate_every=100))
+    assert all(torch.allclose(whole[name], split[name], atol=2e-5) for name in whole)  # sums in another order
+    assert logged(tmp_path / "whole", "grad_norm") == pytest.approx(logged(tmp_path / "split", "grad_norm"), rel=1e-3)
+    assert logged(tmp_path / "whole", "loss") == pytest.approx(logged(tmp_path / "split", "loss"), rel=1e-4)
+    with pytest.raises(DataError, match="4 photos a step cannot be shared by 1 processes x 3 batches"):
+        train(replace(config, accumulate=3), tmp_path / "odd", workers=0)
+
+
+def test_two_processes_have_the_loss_and_the_weights_of_one_with_the_doubled_batch(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Two photos each in two processes (gloo), four in one."""
+    config = replace(tiny(folder, steps=2), photos_per_step=4, frozen_blocks=0)
+    one = load_file(train(config, tmp_path / "one", workers=0, validate_every=100))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from dataclasses import replace\nfrom pathlib import Path\nfrom tests.train.test_loop import tiny\n"
+        "from sam_edge.train.loop import train\n"
+        f"config = replace(tiny(Path({str(folder)!r}), steps=2), photos_per_step=4, frozen_blocks=0)\n"
+        f"train(config, Path({str(tmp_path / 'two')!r}), workers=0, validate_every=100)\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = load_file(tmp_path / "two" / "last.safetensors")
+    assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
+    assert logged(tmp_path / "one", "loss") == pytest.approx(logged(tmp_path / "two", "loss"), rel=1e-4)
+    assert logged(tmp_path / "one", "grad_norm") == pytest.approx(logged(tmp_path / "two", "grad_norm"), rel=1e-3)
+
+
+def test_a_state_from_before_a_field_existed_had_its_default(folder: Path, tmp_path: Path) -> None:
+    train(tiny(folder, steps=1), tmp_path, workers=0, validate_every=100)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    saved = json.loads(state["config"])
+    del saved["accumulate"], saved["stream"]
+    torch.save(state | {"config": json.dumps(saved)}, tmp_path / "state.pt")
+    train(tiny(folder, steps=1), tmp_path, workers=0, validate_every=100)
+    with pytest.raises(CheckpointError, match="accumulate: was 1, now 2"):
+        train(replace(tiny(folder, steps=1), accumulate=2), tmp_path, workers=0)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state_and_writes_the_batch(folder: Path, tmp_path: Path) -> None:
+    config = replace(
+        tiny(folder), lr=1e30, final_lr_share=1.0, clip_norm=1e30
+    )  # the first step throws the weights far away
+    with pytest.raises(DataError, match=r"is (nan|inf) at step \d; expected a number. The batch is in .*bad-batch"):
+        train(config, tmp_path, workers=0, save_every_s=0, validate_every=100)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    (batch,) = tmp_path.glob("bad-batch-*.pt")
+    assert batch.name == f"bad-batch-{state['step']}.pt"
+    assert torch.load(batch, weights_only=True)[0].shape == (2, 3, 64, 64)
 
 
 def test_a_corrupt_state_is_an_error_and_not_a_fresh_start(folder: Path, tmp_path: Path) -> None:
