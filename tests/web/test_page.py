@@ -220,6 +220,28 @@ def test_hover_shows_what_a_click_would_give_and_never_queues(open_page: OpenPag
     assert len(objects(page)) == 1
 
 
+COUNT_PREDICTIONS = """samEdge.ready.then(segmenter => {
+    const predict = segmenter.predict.bind(segmenter);
+    window.asked = 0;
+    segmenter.predict = options => { window.asked += 1; return predict(options); };
+})"""
+
+
+def test_a_click_where_the_pointer_rests_is_answered_by_its_preview(open_page: OpenPage, address: str) -> None:
+    page = open_page(address)
+    open_example(page, 1)
+    page.evaluate(COUNT_PREDICTIONS)
+    page.mouse.move(*at(page, 0.5, 0.4))
+    wait_until(page, PAINTED)
+    assert page.evaluate("window.asked") == 1
+    click(page, 0.5, 0.4)
+    assert page.evaluate("window.asked") == 1
+    (object_,) = objects(page)
+    assert len(object_["points"]) == 1 and object_["area"] > 0
+    click(page, 0.2, 0.2, button="right")  # another prompt is another question
+    assert page.evaluate("window.asked") == 2
+
+
 PAINTED = """(() => {
     const canvas = document.getElementById("masks");
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);

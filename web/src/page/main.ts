@@ -1,6 +1,6 @@
 /** The page: the only file that joins the document, the engine and the labels. */
 
-import { rleToMask, Segmenter, SegmenterError, type Box, type ImageSet, type Mask, type Prompt } from "../index";
+import { rleToMask, Segmenter, SegmenterError, type Answers, type Box, type ImageSet, type Mask, type Prompt } from "../index";
 import { toCoco, toSa1b, type Sa1bDocument } from "./annotations";
 import { fetchAnnotation, fetchPhoto, listPhotos, saveAnnotation, type FolderPhoto } from "./folder";
 import { between, listen, type Place } from "./gestures";
@@ -60,12 +60,23 @@ let unsaved = false;
 const hover = new Latest<Place>(async (at) => {
   const asked = opened;
   if (!segmenter || !photo || !mayPreview()) return;
-  const { answers } = await segmenter.predict({ points: [{ ...at, label: 1 }] });
+  const given: Prompt = { points: [{ ...at, label: 1 }] };
+  const prediction = previewed(given, asked) ?? segmenter.predict(given);
+  hovered = { at, asked, prediction };
+  const { answers } = await prediction;
   if (asked !== opened || !mayPreview() || !hovering) return;
   preview = answers[0]!.mask;
   paint();
 });
 let hovering = false;
+/** What the last preview asked: a click where the pointer rests is answered by it, and not asked again. */
+let hovered: { at: Place; asked: number; prediction: Promise<Answers> } | undefined;
+
+function previewed({ points, box, maskInput }: Prompt, asked: number): Promise<Answers> | undefined {
+  const [click, ...more] = points ?? [];
+  if (!hovered || hovered.asked !== asked || box || maskInput || more.length || click?.label !== 1) return undefined;
+  return click.x === hovered.at.x && click.y === hovered.at.y ? hovered.prediction : undefined;
+}
 
 /** Only before the first click on an object: afterwards the mask is what was clicked. */
 function mayPreview(): boolean {
@@ -237,7 +248,7 @@ function prompt(add: (object: edit.LabelledObject) => edit.LabelledObject, start
       ...(object.box ? { box: object.box } : {}),
       ...(before.answers.length ? { maskInput: before.answers[before.choice]!.logits } : {}),
     };
-    const { answers } = await segmenter.predict(given);
+    const { answers } = await (previewed(given, asked) ?? segmenter.predict(given));
     if (asked !== opened) return;
     const { mask, cells, predictedIou } = answers[0]!;
     const drawn = { ...object, answers, choice: 0, mask, cells, predictedIou };
