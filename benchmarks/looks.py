@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ __all__ = ["SCHEMA", "measure_looks"]
 SCHEMA = "sam-edge/looks/1"
 WEIGHTS = (1.0, 2.0, 8.0)
 THRESHOLDS = (0.0, -0.4, -0.8)
-UNFILTERED = {"min_agreement": 0.0, "min_box_fit": 0.0, "min_area_px": 1}
+UNFILTERED = LabelConfig(min_agreement=0.0, min_box_fit=0.0, min_area_px=1)
 
 
 def measure_looks(runtime: Runtime, records: list[Record]) -> dict[str, dict[str, float]]:
@@ -53,7 +54,7 @@ def _photo(runtime: Runtime, record: Record) -> Iterator[dict[str, float]]:
     predictor = SamPredictor(runtime)
     predictor.set_image(photo)
     looks = {weight: SecondLook(runtime, photo, LookConfig(weight=weight)) for weight in WEIGHTS}
-    labellers = {cut: Labeller(runtime, LabelConfig(mask_threshold=cut, **UNFILTERED)) for cut in THRESHOLDS}
+    labellers = {cut: Labeller(runtime, replace(UNFILTERED, mask_threshold=cut)) for cut in THRESHOLDS}
     for found in record.objects():
         truth = found.mask()
         x, y, _ = first_click(truth)
@@ -61,7 +62,7 @@ def _photo(runtime: Runtime, record: Record) -> Iterator[dict[str, float]]:
             "box": {"box": tight_box(truth)},
             "click": {"point_coords": [[x, y]], "point_labels": [1]},
         }
-        scores = {}
+        scores: dict[str, float] = {}
         for kind, prompt in prompts.items():
             first = predictor.predict(**prompt, multimask_output=False, return_logits=True)[0][0]
             scores[f"{kind}, one look"] = mask_iou(first > 0, truth)

@@ -32,7 +32,7 @@ MODELS: dict[str, ModelConfig] = {
     "vit_l": ModelConfig("vit_l", ViTConfig(1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23))),  # 312.3 M
     "vit_h": ModelConfig("vit_h", ViTConfig(1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31))),  # 641.1 M
     "vit_t": ModelConfig("vit_t", TinyViTConfig()),  # 10.1 M, 0.3 M of them the unused classifier
-    "nano": ModelConfig(  # 3.4 M
+    "nano": ModelConfig(  # 3.8 M
         "nano",
         NanoEncoderConfig(pixel_path=(48, 64), neck_blocks=1),
         DecoderConfig(

@@ -112,8 +112,7 @@ class Labeller:
     def _agreed(self, looks: _Looks, box: NDArray[np.float64]) -> tuple[Mask, float]:
         """The mask of the mean of all looks at a box, inside the box; the mean IoU of the looks with it."""
         seen = list(looks.at(box))
-        weights = [weight for weight, _ in seen]
-        mean = sum(weight * logits for weight, logits in seen) / sum(weights)
+        mean = np.average([logits for _, logits in seen], axis=0, weights=[weight for weight, _ in seen])
         inside = np.zeros(mean.shape, bool)
         left, top = np.maximum(np.floor(box[:2]).astype(int) - 1, 0)
         right, bottom = np.ceil(box[2:]).astype(int) + 1
