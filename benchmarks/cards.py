@@ -18,6 +18,7 @@ from sam_edge.artifact import record_quality
 from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
 from sam_edge.benchmarks.formats import newest, table
 from sam_edge.benchmarks.peers import table as peers_table
+from sam_edge.evaluate.protocol import SECOND_LOOKS
 from sam_edge.evaluate.report import tables
 from sam_edge.runtimes import ASSETS
 
@@ -48,16 +49,17 @@ def _quality(data: str, results: Path) -> str:
 
 def _summary(_: str, results: Path) -> str:
     """The short table of README: what a click and a box give, beside what is free."""
-    lines = ["| data | box | click | click3 | free: ellipse in the box | free: GrabCut | free: disc at the click |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    head = "| data | box | click | click3 | box, click with `--refine` | free: ellipse in the box | free: GrabCut |"
+    lines = [f"{head} free: disc at the click |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
     for data in ("cocoval", "lvisval", "ecssd"):
         record = _quality_record(data, results)
         kinds = record["kinds"]
         cells = [_interval(kinds[k]) for k in ("box", "click", "click3")]
+        cells.append(", ".join(f"{kinds[k]['miou_percent']:.1f}" for k in SECOND_LOOKS.values() if k in kinds))
         cells += [f"{kinds[k]['miou_percent']:.1f}" for k in ("ellipse in box", "GrabCut from box", "disc at click")]
         seen = record["data"]
-        head = f"{data}, {seen['photos_evaluated']} photos, {seen['objects_evaluated']} objects"
-        lines.append(f"| {head} | {' | '.join(cells)} |")
+        row = f"{data}, {seen['photos_evaluated']} photos, {seen['objects_evaluated']} objects"
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
