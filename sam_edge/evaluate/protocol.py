@@ -39,8 +39,8 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 DEFAULT_KINDS = ("box", "box-jitter", "click", "click3", "mask")
-SECOND_LOOKS = {"box": "box-refine", "click": "click-refine"}  # with a second look, beside the first
-KINDS = (*DEFAULT_KINDS, "noc", *SECOND_LOOKS.values())
+KINDS = (*DEFAULT_KINDS, "noc")
+SECOND_LOOKS = {"box": "box-refine", "click": "click-refine"}  # kinds that look twice, beside those that look once
 CLICK_ALTERNATIVES = ("click-multi", "click-oracle")  # come with "click": best of three by predicted and by true IoU
 NOC_TARGETS = (0.85, 0.90)
 NOC_LIMIT = 20
@@ -110,8 +110,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `runtime` on every object of at least 100 px in `records`.
 
-    kinds: of KINDS. keep_masks: kinds whose masks are kept in the scores, for pictures. on_photo is called after each
-    photo. Raises DataError for masks that are empty or do not have the photo's size, ImageError for a damaged photo.
+    kinds: of KINDS and SECOND_LOOKS. keep_masks: kinds whose masks are kept in the scores, for pictures. on_photo is
+    called after each photo. Raises DataError for masks that are empty or do not have the photo's size, ImageError for a
+    damaged photo.
     """
     result = Evaluation()
     for index, record in enumerate(records):

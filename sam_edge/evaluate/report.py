@@ -22,7 +22,13 @@ from sam_edge.evaluate.protocol import (
 __all__ = ["summarise", "tables"]
 
 IOU_LEVELS = (0.5, 0.75, 0.9)
-ROWS = (*KINDS[:3], *CLICK_ALTERNATIVES, *KINDS[3:], *BASELINES)  # in the order in which they are printed
+ROWS = (
+    *KINDS[:3],
+    *CLICK_ALTERNATIVES,
+    *KINDS[3:],
+    *SECOND_LOOKS.values(),
+    *BASELINES,
+)  # in the order in which they are printed
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
