@@ -46,8 +46,12 @@ def record(directory: Path) -> dict[str, Any]:
 
 
 def newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last record of each model, size, target and precision, in the order of the table."""
-    found = {_key(line): line for line in records}
+    """The last record of each model, size, target and precision, in the order of the table.
+
+    Of a model whose weights were replaced only the last weights' are shown: figures of two do not belong in one table.
+    """
+    weights = {line["model"]: line["checkpoint_sha256"] for line in records}
+    found = {_key(line): line for line in records if line["checkpoint_sha256"] == weights[line["model"]]}
     return [found[key] for key in sorted(found)]
 
 

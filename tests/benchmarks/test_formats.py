@@ -56,6 +56,12 @@ def test_only_the_newest_record_of_a_format_is_shown() -> None:
     assert newest([old, other, new]) == [new, other]
 
 
+def test_records_of_replaced_weights_are_not_shown_beside_the_new_ones() -> None:
+    old, new = record(NANO), record(NANO)
+    old["checkpoint_sha256"], old["target"] = "0" * 64, "tflite"
+    assert newest([old, new]) == [new]
+
+
 def test_folders_are_appended_to_the_records(tmp_path: Path) -> None:
     copy, out = tmp_path / "copy", tmp_path / "export.jsonl"
     shutil.copytree(NANO, copy)
