@@ -98,7 +98,7 @@ def test_annotated_objects_are_kept_and_labels_come_after_them(runtime: Runtime,
     label_photos(
         Labeller(runtime), open_sources([made]), tmp_path / "one", read_boxes(detections(tmp_path / "b", ["a.jpg"]))
     )
-    labeller = Labeller(runtime, LabelConfig(points_per_side=4, everything_min_agreement=0.5))
+    labeller = Labeller(runtime, LabelConfig(points_per_side=6, everything_min_agreement=0.5))
     label_photos(labeller, open_sources([tmp_path / "one-000.tar"]), tmp_path / "two")
     (before,), (after,) = open_records([tmp_path / "one-000.tar"]), open_records([tmp_path / "two-000.tar"])
     entries = after.annotation["annotations"]
