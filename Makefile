@@ -25,8 +25,7 @@ demo: $(DEMO_ENV)/.installed  ## segment a bundled photo with the runtime depend
 	@echo "Look at demo/chelsea-cutout.png and demo/astronaut-overlay.png."
 
 test: $(DEV_ENV)/.installed browser  ## all tests but the slow ones
-	$(DEV)/python -m pytest --ignore tests/web
-	$(DEV)/python -m pytest tests/web  # a process of its own: forks after OpenVINO and training in one process crash
+	$(DEV)/python -m pytest
 
 test-slow: $(DEV_ENV)/.installed  ## the rest: ViT-L and ViT-H against their golden values
 	$(DEV)/python -m pytest -m slow

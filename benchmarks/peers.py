@@ -79,9 +79,9 @@ def _load_onnx(path: str, threads: int) -> Any:
 
 
 def _load_openvino(path: str, threads: int) -> Any:
-    from sam_edge.runtimes.with_openvino import OPTIONS, import_openvino
+    from sam_edge.runtimes.with_openvino import OPTIONS, openvino_core
 
-    core = import_openvino().Core()
+    core = openvino_core()
     options = OPTIONS | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
     request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
     return lambda feeds: request.infer(feeds)

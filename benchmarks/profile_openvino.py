@@ -11,7 +11,7 @@ from sam_edge.artifact import Artifact, open_artifact
 from sam_edge.benchmarks.profiles import Op, example_embedding, example_feeds, operations
 from sam_edge.contract import Float32
 from sam_edge.runtimes.feeds import decoder_feeds, encoder_feeds
-from sam_edge.runtimes.with_openvino import OPTIONS, import_openvino
+from sam_edge.runtimes.with_openvino import OPTIONS, import_openvino, openvino_core
 
 __all__ = ["profile_openvino"]
 
@@ -34,7 +34,7 @@ def _graph(
     artifact: Artifact, name: str, feeds: dict[str, Float32], job: dict[str, Any], runs: int
 ) -> tuple[list[Op], list[Float32]]:
     ov = import_openvino()
-    core, files, file = ov.Core(), artifact.read_graphs(), artifact.manifest.graphs[name].file
+    core, files, file = openvino_core(), artifact.read_graphs(), artifact.manifest.graphs[name].file
     weights = ov.Tensor(np.frombuffer(files[file.removesuffix("xml") + "bin"], np.uint8))
     model = core.read_model(model=files[file], weights=weights)
     model.reshape({key: list(array.shape) for key, array in feeds.items()})  # so that every node has a shape

@@ -15,7 +15,7 @@ from sam_edge import openvino_check
 from sam_edge.errors import ArtifactError
 from sam_edge.manifest import contract_tensors
 from sam_edge.openvino_check import OpenvinoStructure, describe, read_openvino_structure
-from sam_edge.runtimes.with_openvino import import_openvino
+from sam_edge.runtimes.with_openvino import openvino_core
 from tests.small_artifact import SPEC
 from tests.small_openvino import small_openvino_files
 
@@ -29,7 +29,7 @@ def read(text: str, weights_size: int = WEIGHTS_SIZE) -> OpenvinoStructure:
 
 
 def test_it_reads_what_openvino_reads() -> None:
-    core = import_openvino().Core()
+    core = openvino_core()
     for name, graph in describe(FILES).items():
         model = core.read_model(FILES[f"{name}.xml"], FILES[f"{name}.bin"])
         for tensors, nodes in ((graph.inputs, model.inputs), (graph.outputs, model.outputs)):

@@ -52,6 +52,21 @@ def test_it_computes_what_onnxruntime_computes_for_any_number_of_prompts_and_poi
     np.testing.assert_allclose(got.iou_predictions, expected.iou_predictions, rtol=0, atol=1e-5)
 
 
+def test_a_signal_is_survived_after_models_that_were_loaded_side_by_side_are_gone(folder: Path) -> None:
+    """Each with a Core of its own left the process with a freed stack for signals (see `openvino_core`)."""
+    code = """
+import signal, subprocess, sys
+from sam_edge.runtimes import with_openvino
+first, second = (with_openvino.load(sys.argv[1], 1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGCHLD, lambda *_: print("signal taken"))
+subprocess.run(["true"], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "signal taken\n"), done.stderr
+
+
 def test_a_result_stays_when_the_next_one_is_computed(runtime: OpenVinoRuntime) -> None:
     first = runtime.encode(random_image(SPEC))
     kept = first.image_embeddings.copy()

@@ -6,6 +6,7 @@ Intel's and AMD's CPUs with bfloat16 would compute in it unless told otherwise: 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from sam_edge.golden_vectors import check_embeddings
 from sam_edge.manifest import contract_tensors
 from sam_edge.runtimes.feeds import check_target, decode_in_parts, decoder_feeds, encoder_feeds
 
-__all__ = ["OpenVinoRuntime", "import_openvino", "load", "without_telemetry"]
+__all__ = ["OpenVinoRuntime", "import_openvino", "load", "openvino_core", "without_telemetry"]
 
 TARGET = "openvino"
 DEVICE = "CPU"
@@ -48,7 +49,7 @@ class OpenVinoRuntime:
         self.manifest = manifest = artifact.manifest
         check_target(artifact, TARGET)
         files = artifact.read_graphs()  # all of them, before one runs
-        core = import_openvino().Core()
+        core = openvino_core()
         self._encoder, self._decoder = (
             _Network(core, artifact, name, files, threads) for name in ("encoder", "decoder")
         )
@@ -127,6 +128,17 @@ def import_openvino() -> Any:
             "pip install 'sam-edge[openvino]'"
         ) from error
     return openvino
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one Core of this process. Raises RuntimeUnavailable.
+
+    A Core's CPU plugin sets a stack for signals and puts the former one back when it goes (2026.4). Of two Cores whose
+    lives overlap, the later one so puts back memory that is freed, and the next signal with a handler (SIGCHLD under
+    torch's data loaders) ends the process with a segmentation fault. A Core that stays never puts anything back.
+    """
+    return import_openvino().Core()
 
 
 @contextlib.contextmanager
