@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from sam_edge.benchmarks.overview import measure_overview
+from sam_edge.benchmarks.peers import main as peers
 from sam_edge.errors import SamEdgeError, require
 
 
@@ -31,8 +30,7 @@ def main(model: str, runtime: str, threads: int, rounds: int, everything: bool, 
     if click.get_current_context().invoked_subcommand is not None:
         return
     options = f"--model {model} --runtime {runtime} --threads {threads} --rounds {rounds}"
-    with _one_line_errors():
-        record = measure_overview(model, runtime, threads, rounds, everything)
+    record = measure_overview(model, runtime, threads, rounds, everything)
     record["command"] = f"python -m sam_edge.benchmarks {options}"
     print(json.dumps(record, indent=2))
     if out is not None:
@@ -54,18 +52,15 @@ def main(model: str, runtime: str, threads: int, rounds: int, everything: bool, 
 )
 def kernels(results: Path, minutes: float, pages: tuple[Path, ...]) -> None:
     """Measure the GPU kernels beside every baseline; writes kernels-GPU.jsonl and the table in the pages."""
-    with _one_line_errors():
-        print(require("sam_edge.benchmarks.kernels", extra="gpu").measure(results, minutes, pages))
+    print(require("sam_edge.benchmarks.kernels", extra="gpu").measure(results, minutes, pages))
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except SamEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+main.add_command(peers, "peers")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(prog_name="python -m sam_edge.benchmarks")
+    except SamEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -181,14 +181,11 @@ class Harness:
         for job in self._once():
             self._do(job)
         self.on_round()
-        longest = 0.0
-        for number in range(settings.rounds):
-            if number and not self._fits(longest + self._reserved()):
-                break
-            start = monotonic()
-            for job in self._round(number):
+        for number, jobs in enumerate(self._rounds()):
+            if number and not self._fits(self._expected(jobs) + self._reserved()):
+                continue  # a shorter one may still fit
+            for job in jobs:
                 self._do(job)
-            longest = max(longest, monotonic() - start)
             self.on_round()
         for job in self._last():
             if self._fits(settings.sustained_seconds if job.task == "sustained" else 0.0):
@@ -222,15 +219,33 @@ class Harness:
                 yield Job(reference["row"], "quality", 0, arguments | {"expected_sha256": reference["sha256"]})
             yield self._job(row, "quality", 0)
 
-    def _round(self, number: int) -> Iterator[Job]:
-        """A B C in one round, C B A in the next."""
-        scenarios = self.plan.settings.scenarios
+    def _rounds(self) -> list[list[Job]]:
+        """A B C in one round, C B A in the next.
+
+        The long scenarios have their further rounds at the end: whatever ends the run, every scenario has a figure, and
+        a time box leaves out what weighs least in a comparison.
+        """
+        settings = self.plan.settings
+        singles = [self._round(number, ("single",)) for number in range(settings.rounds)]
+        long = [task for task in ("multi", "everything") if task in settings.scenarios]
+        if not long:
+            return singles
+        first = self._round(0, ("single", *long))
+        further = range(1, min(settings.rounds, settings.scenario_rounds))
+        return [first, *singles[1:], *(self._round(number, long) for number in further)]
+
+    def _round(self, number: int, tasks: Sequence[str]) -> list[Job]:
         rows = [row for row in self.plan.rows if not row.unavailable]
-        for row in rows if number % 2 == 0 else reversed(rows):
-            yield self._job(row, "single", number)
-            for task in ("multi", "everything"):
-                if task in scenarios and number < self.plan.settings.scenario_rounds and not row.null:
-                    yield self._job(row, task, number)
+        return [
+            self._job(row, task, number)
+            for row in (rows if number % 2 == 0 else reversed(rows))
+            for task in tasks
+            if task == "single" or not row.null
+        ]
+
+    def _expected(self, jobs: list[Job]) -> float:
+        """Seconds that jobs will take, by the longest of their kind so far."""
+        return float(sum(max((e["seconds"] for e in self.journal.of(j.row, j.task)), default=0.0) for j in jobs))
 
     def _last(self) -> Iterator[Job]:
         for row in self._measurable():

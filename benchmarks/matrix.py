@@ -10,7 +10,7 @@ from typing import Any
 
 from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
 from sam_edge.errors import ArtifactError
-from sam_edge.evaluate.provenance import file_facts
+from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES, PUBLIC_MODELS, RUNTIMES, packaged_names
 
 __all__ = ["Configuration", "artifact_precision", "expand"]
@@ -173,7 +173,7 @@ def _of_checkpoint(path: Path, exported: Sequence[Artifact]) -> list[Artifact]:
     """The artifacts that were made from this very file."""
     if not exported or not path.is_file():
         return []
-    sha256 = file_facts(path)["sha256"]
+    sha256 = file_sha256(path)
     return [artifact for artifact in exported if artifact.manifest.checkpoint_sha256 == sha256]
 
 

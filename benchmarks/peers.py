@@ -135,11 +135,12 @@ def measure(
                 row["samples_ms"] += outcome.result["samples_ms"]
                 row["round_p50_ms"].append(median(outcome.result["samples_ms"]))
     commit = source_commit()
+    options = f"--threads {threads} --rounds {rounds} --iterations {min_iterations}"
     return {
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m sam_edge.benchmarks.peers --threads {threads} --rounds {rounds}",
+        "command": f"python -m sam_edge.benchmarks peers {options}",
         **({"commit": commit} if commit else {}),
         "threads": threads,
         "rounds": rounds,
@@ -192,7 +193,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['p50_ms']:.1f} ms{ratio}"
 
 
-@click.command(epilog="Example: python -m sam_edge.benchmarks.peers --threads 2 -o benchmarks/results/peers.jsonl")
+@click.command(epilog="Example: python -m sam_edge.benchmarks peers --threads 2 -o benchmarks/results/peers.jsonl")
 @click.option("--peer", "chosen", multiple=True, metavar="MODEL", help="nano and these.  [default: all]")
 @click.option("--runtime", "runtimes", multiple=True, default=RUNTIMES, show_default=True, type=click.Choice(RUNTIMES))
 @click.option("--threads", default=2, show_default=True)
@@ -215,7 +216,3 @@ def main(
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
     click.echo(table(record))
-
-
-if __name__ == "__main__":
-    main()

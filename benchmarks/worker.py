@@ -212,10 +212,10 @@ def _check_checkpoint(path: str, expected_sha256: str) -> None:
     """Raises CheckpointError where an artifact was made from other weights than those that are here."""
     if not expected_sha256:
         return
-    from sam_edge.evaluate.provenance import file_facts
+    from sam_edge.evaluate.provenance import file_sha256
 
     found = require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(path)
-    got = file_facts(found)["sha256"] if found.is_file() else "no file"
+    got = file_sha256(found) if found.is_file() else "no file"
     if got != expected_sha256:
         raise CheckpointError(
             f"the weights of {path} here ({got[:12]}) are not those the artifact was made from "

@@ -8,7 +8,6 @@ not written, or with `allow_fail` under a name that ends in `.failed`.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from sam_edge.errors import ExportError, OutputError
 from sam_edge.evaluate.dataset import drawn_evenly, open_records
 from sam_edge.evaluate.parity import compare_evaluations, measure, output_errors
 from sam_edge.evaluate.protocol import Evaluation
-from sam_edge.evaluate.provenance import data_sha256
+from sam_edge.evaluate.provenance import data_sha256, file_sha256
 from sam_edge.export.certificate import Speed, certificate, to_bytes
 from sam_edge.export.golden_photos import golden_photos
 from sam_edge.export.plan import Exported, Plan, Sizes
@@ -125,7 +124,7 @@ class Exporter:
     def __init__(self, request: Request, progress: Progress = lambda *_: None) -> None:
         self.request, self.progress = request, progress
         self.model: Sam = load_model(request.model, image_size=request.image_size).eval()
-        self.checkpoint_sha256 = hashlib.sha256(checkpoint_path(request.model).read_bytes()).hexdigest()
+        self.checkpoint_sha256 = file_sha256(checkpoint_path(request.model))
         self.data_paths = request.data or (PHOTOS,)
         self.records = drawn_evenly(open_records(self.data_paths), request.photos)
         self.reference = TorchRuntime(self.model, request.threads)

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from sam_edge.evaluate.protocol import Evaluation
 
-__all__ = ["labelling_progress", "photos_progress", "points_progress"]
+__all__ = ["bar", "labelling_progress", "photos_progress", "points_progress"]
 
 
 @contextmanager
 def photos_progress(total: int) -> Iterator[Callable[[Evaluation], None]]:
     """Yields what to call after each photo; the bar shows the running mIoU of `box` and `click`."""
-    with _bar("photos") as bar:
-        task = bar.add_task("", total=total)
+    with bar("photos") as shown:
+        task = shown.add_task("", total=total)
 
         def on_photo(evaluation: Evaluation) -> None:
             running = {kind: evaluation.mean_iou(kind) for kind in ("box", "click")}
-            shown = ", ".join(f"{kind} {100 * iou:.1f} %" for kind, iou in running.items() if iou == iou)
-            bar.update(task, advance=1, description=shown and f"mIoU: {shown}")
+            text = ", ".join(f"{kind} {100 * iou:.1f} %" for kind, iou in running.items() if iou == iou)
+            shown.update(task, advance=1, description=text and f"mIoU: {text}")
 
         yield on_photo
 
@@ -32,9 +32,9 @@ def photos_progress(total: int) -> Iterator[Callable[[Evaluation], None]]:
 @contextmanager
 def labelling_progress(total: int) -> Iterator[Callable[[], None]]:
     """Yields what to call after each photo."""
-    with _bar("photos") as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.update(task, advance=1)
+    with bar("photos") as shown:
+        task = shown.add_task("", total=total)
+        yield lambda: shown.update(task, advance=1)
 
 
 @contextmanager
@@ -43,20 +43,17 @@ def points_progress() -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    with _bar("points") as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bar("points") as shown:
+        task = shown.add_task("")
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def _bar(unit: str) -> Progress:
+def bar(unit: str, *, visible: bool = True, keep: bool = False) -> Progress:
+    """A bar with its count and the time that is left; `keep`: it stays on the screen when it is full."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn(unit),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    text = TextColumn("{task.description}")
+    columns = (TextColumn(unit), *counted, text) if unit else (text, *counted)
+    return Progress(*columns, console=Console(stderr=True), transient=not keep, disable=not visible)

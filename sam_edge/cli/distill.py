@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from sam_edge.cli.arguments import Several
+from sam_edge.cli.run_options import run_options
 
 __all__ = ["command"]
 
@@ -33,7 +34,6 @@ Examples:
 @click.option(
     "--data", cls=Several, required=True, metavar="DIR...", help="Photos: folders and tars; true masks are used."
 )
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
 @click.option(
     "--stage",
     default="both",
@@ -48,18 +48,8 @@ Examples:
 )
 @click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps of embeddings.")
 @click.option("--mask-steps", default=2000, show_default=True, metavar="N", help="Optimiser steps of masks.")
-@click.option("--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all.")
-@click.option("--accumulate", default=1, show_default=True, metavar="N", help="Batches that these are split into.")
-@click.option(
-    "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
-)
-@click.option("--lr", default=6e-4, show_default=True, help="Largest learning rate.")
-@click.option("--warmup", "warmup_steps", default=100, show_default=True, metavar="N", help="Steps of rising rate.")
 @click.option("--trunk-lr-scale", default=1.0, show_default=True, help="Share of it for a pretrained trunk.")
 @click.option("--frozen-blocks", default=0, show_default=True, metavar="N", help="First blocks of it left fixed.")
-@click.option(
-    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="Of the computation."
-)
 @click.option(
     "--truth-share",
     default=0.3,
@@ -67,13 +57,7 @@ Examples:
     type=click.FloatRange(0, 1),
     help="Share of the loss against true masks, where there are some: the teacher is not always right.",
 )
-@click.option("--ema", "ema_decay", default=0.998, show_default=True, help="Decay of the averaged weights.")
-@click.option("--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For running figures.")
-@click.option("--stream", is_flag=True, help="Read tars from front to back, each photo once an epoch.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process.")
-@click.option("--validate-every", default=500, show_default=True, metavar="N", help="Steps between running figures.")
-@click.option("--json", "as_json", is_flag=True, help="Print the last figures as JSON.")
+@run_options
 def command(
     teacher: str,
     student: str,

@@ -50,15 +50,16 @@ def command(
     Each object is looked at four times (whole and enlarged, each also mirrored); a mask is kept where the looks agree.
     Annotated objects are kept as they are. Killed at any moment, the same command continues.
     """
+    from sam_edge.evaluate.dataset import open_records
     from sam_edge.runtimes import load
-    from sam_edge.train.engine import label_photos, open_sources, read_boxes
+    from sam_edge.train.engine import label_photos, read_boxes
     from sam_edge.train.labelling import Labeller
 
-    sources = open_sources(photos)
+    records = open_records(photos, annotated=False)
     boxes = None if boxes_file is None else read_boxes(boxes_file)
     labeller = Labeller(load(model, runtime, threads=threads))
-    with labelling_progress(len(sources)) as on_photo:
-        counts = label_photos(labeller, sources, output, boxes, on_photo)
+    with labelling_progress(len(records)) as on_photo:
+        counts = label_photos(labeller, records, output, boxes, on_photo)
     for line in counts.broken:
         click.echo(f"left out: {line}", err=True)
     if as_json:

@@ -1,10 +1,12 @@
-"""Progress on standard error; nothing of it reaches standard output."""
+"""Progress of training on standard error; nothing of it reaches standard output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from sam_edge.cli.bars import bar
 
 __all__ = ["TrainingReport", "encoding_progress", "training_progress"]
 
@@ -36,12 +38,8 @@ class TrainingReport:
 
 @contextmanager
 def training_progress(steps: int, visible: bool = True) -> Iterator[TrainingReport]:
-    """A bar with running loss and IoU and the time that is left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), disable=not visible)
+    """A bar with running loss and IoU and the time that is left; it appears with the first step."""
+    progress = bar("", visible=visible, keep=True)
     try:
         yield TrainingReport(progress, progress.add_task("training", total=steps))
     finally:
@@ -52,11 +50,7 @@ def training_progress(steps: int, visible: bool = True) -> Iterator[TrainingRepo
 @contextmanager
 def encoding_progress(visible: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Yields what to call with (done, total) photos; the bar stands while photos are encoded and stops at the last."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), disable=not visible)
+    progress = bar("", visible=visible, keep=True)
     task = progress.add_task("the teacher's embeddings", total=None)
 
     def on_photo(done: int, total: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from sam_edge.cli.run_options import run_options
+
 __all__ = ["command"]
 
 EPILOG = """\b
@@ -20,7 +22,6 @@ Examples:
 
 @click.command("train", epilog=EPILOG, short_help="Train a model from photos with masks.")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.")
 @click.option("--model", default="nano", metavar="NAME", help="Configuration to train.  [default: nano]")
 @click.option("--init", default="", metavar="FILE", help="Checkpoint to start from; without it, random weights.")
 @click.option(
@@ -32,14 +33,7 @@ Examples:
 )
 @click.option("--size", "image_size", default=256, show_default=True, metavar="PX", help="Input side in pixels.")
 @click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps.")
-@click.option("--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all.")
-@click.option("--accumulate", default=1, show_default=True, metavar="N", help="Batches that these are split into.")
-@click.option(
-    "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
-)
-@click.option("--lr", default=6e-4, show_default=True, help="Largest learning rate.")
 @click.option("--final-lr-share", default=0.0, show_default=True, help="Learning rate at the end, as a share of --lr.")
-@click.option("--warmup", "warmup_steps", default=100, show_default=True, metavar="N", help="Steps of rising rate.")
 @click.option(
     "--trunk-lr-scale", default=0.15, show_default=True, help="The pretrained trunk's share of the learning rate."
 )
@@ -49,15 +43,7 @@ Examples:
 @click.option(
     "--freeze-depthwise", is_flag=True, help="Leave the trunk's depthwise filters fixed: a third faster on CPUs."
 )
-@click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    type=click.Choice(["fp32", "bf16"]),
-    help="Of the computation; bf16 is twice as fast on CPUs with avx512_bf16 or AMX, and on GPUs.",
-)
 @click.option("--near-weight", default=0.0, show_default=True, help="Of the cross-entropy around each object.")
-@click.option("--ema", "ema_decay", default=0.998, show_default=True, help="Decay of the averaged weights.")
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME=WEIGHT", help="How often a source's photos are drawn."
 )
@@ -65,12 +51,7 @@ Examples:
 @click.option("--max-zoom", default=2.4, show_default=True, help="Smallest window: the longest side divided by this.")
 @click.option("--click-share", default=0.42, show_default=True, help="Share of first prompts that are one click.")
 @click.option("--centre-clicks", default=0.5, show_default=True, help="Share of clicks at the innermost pixel.")
-@click.option("--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For the running mIoU.")
-@click.option("--stream", is_flag=True, help="Read DATA's tars from front to back, each photo once an epoch.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process.")
-@click.option("--validate-every", default=500, show_default=True, metavar="N", help="Steps between two running mIoUs.")
-@click.option("--json", "as_json", is_flag=True, help="Print the last figures as JSON.")
+@run_options
 def command(
     data: tuple[Path, ...],
     out: Path,

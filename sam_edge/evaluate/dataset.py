@@ -22,12 +22,23 @@ from pycocotools import mask as coco_mask
 from sam_edge.errors import DataError
 from sam_edge.image import MAX_PIXELS, read_photo
 
-__all__ = ["MIN_AREA_PX", "PHOTO_SUFFIXES", "Held", "Object", "Record", "drawn_evenly", "open_records"]
+__all__ = [
+    "MAX_BROKEN_SHARE",
+    "MIN_AREA_PX",
+    "PHOTO_SUFFIXES",
+    "Held",
+    "Object",
+    "Record",
+    "drawn_evenly",
+    "open_records",
+    "too_many_broken",
+]
 
 MIN_AREA_PX = 100  # smaller objects are left out, at the stored size (evaluation protocol, section 1)
 MAX_JSON_BYTES = 64 << 20
 MAX_PHOTO_BYTES = 256 << 20
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_BROKEN_SHARE = 0.01  # of a data set's photos, in whatever reads a large one from end to end
 T = TypeVar("T")
 
 
@@ -106,6 +117,7 @@ class Record:
     where: str
     photo_span: _Bytes
     json_span: _Bytes | None
+    photo_suffix: str = ".jpg"
 
     def photo_bytes(self) -> bytes:
         """The photo's file as stored."""
@@ -206,23 +218,29 @@ def _from_tar(path: Path, annotated: bool) -> list[Record]:
 
 def _pair(spans: dict[str, _Span], where: Path, annotated: bool) -> list[Record]:
     source = re.sub(r"(-\d+)?(\.tar)?$", "", where.name)
+    by_stem: dict[str, dict[str, str]] = {}  # stem -> suffix in lower case -> suffix: cameras write ".JPG"
+    for name in spans:
+        stem, _, suffix = name.rpartition(".")
+        if stem:
+            by_stem.setdefault(stem, {}).setdefault(f".{suffix.lower()}", f".{suffix}")
     records = []
     # By the annotation's name: the order decides which photos a run holds out.
-    for stem in sorted({stem for name in spans if (stem := _stem(name))}, key=lambda stem: f"{stem}.json"):
-        photo = next((spans[stem + s] for s in PHOTO_SUFFIXES if stem + s in spans), None)
-        pair = spans.get(f"{stem}.json")
-        if photo is None or photo.size > MAX_PHOTO_BYTES or (annotated and pair is None):
+    for stem in sorted(by_stem, key=lambda stem: f"{stem}.json"):
+        suffixes = by_stem[stem]
+        photo_suffix = next((suffixes[s] for s in PHOTO_SUFFIXES if s in suffixes), None)
+        pair = spans[stem + suffixes[".json"]] if ".json" in suffixes else None
+        if photo_suffix is None or (photo := spans[stem + photo_suffix]).size > MAX_PHOTO_BYTES:
             continue
-        if pair is not None and pair.size > MAX_JSON_BYTES:
+        if (annotated and pair is None) or (pair is not None and pair.size > MAX_JSON_BYTES):
             continue
         name = f"{stem}.json" if pair is not None else stem
-        records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, pair))
+        records.append(Record(Path(stem).name, source, f"{where}:{name}", photo, pair, photo_suffix))
     return records
 
 
-def _stem(name: str) -> str:
-    """The name without a photo's or an annotation's suffix; "" for any other file."""
-    return next((name.removesuffix(s) for s in (".json", *PHOTO_SUFFIXES) if name.endswith(s)), "")
+def too_many_broken(broken: int, photos: int) -> bool:
+    """Whether `broken` of so many photos are more than MAX_BROKEN_SHARE."""
+    return broken > MAX_BROKEN_SHARE * photos
 
 
 def drawn_evenly(items: Sequence[T], count: int) -> list[T]:

@@ -118,7 +118,7 @@ def evaluate(
     for index, record in enumerate(records):
         objects = record.objects()
         if objects:
-            _Photo(runtime, record, objects, index, result, keep_masks).evaluate(kinds, free_baselines)
+            _Photo(runtime, record, objects, index, result, keep_masks).evaluate(frozenset(kinds), free_baselines)
         result.photos += 1
         result.objects += len(objects)
         if on_photo is not None:
@@ -178,19 +178,22 @@ class _Photo:
             )
         return _Target(found, truth, size_class(found.area, self.size))
 
-    def evaluate(self, kinds: Collection[str], free_baselines: bool) -> None:
+    def evaluate(self, kinds: frozenset[str], free_baselines: bool) -> None:
         """Add the scores of `kinds`, and of the baselines that fit them, to the result."""
-        if "box" in kinds:
-            self._boxes("box", [simulate.tight_box(t.truth) for t in self.targets])
+        if kinds & {"box", SECOND_LOOKS["box"]}:
+            boxes = [simulate.tight_box(t.truth) for t in self.targets]
+            prediction = self._decode(boxes=boxes)
+            if "box" in kinds:
+                self._add_single_masks("box", prediction)
+            if SECOND_LOOKS["box"] in kinds:
+                self._second_looks("box", prediction, boxes=boxes)
         if "box-jitter" in kinds:
-            self._boxes("box-jitter", [simulate.jittered_box(t.truth, t.object.id) for t in self.targets])
-        if {"click", "click3", "noc"} & set(kinds):
+            jittered = [simulate.jittered_box(t.truth, t.object.id) for t in self.targets]
+            self._add_single_masks("box-jitter", self._decode(boxes=jittered))
+        if kinds & {"click", SECOND_LOOKS["click"], "click3", "noc"}:
             self._clicks(kinds)
         if "mask" in kinds:
             self._mask_prompts()
-        for kind, refined in SECOND_LOOKS.items():
-            if refined in kinds:
-                self._second_looks(kind)
         if free_baselines:
             self._baselines(kinds)
 
@@ -237,24 +240,26 @@ class _Photo:
         ):
             self._add(kind, target, self._mask(low_res[0]), float(ious[0]))
 
-    def _boxes(self, kind: str, boxes: list[NDArray[np.float64]]) -> None:
-        self._add_single_masks(kind, self._decode(boxes=boxes))
-
-    def _second_looks(self, kind: str) -> None:
+    def _second_looks(
+        self,
+        kind: str,
+        prediction: Prediction,
+        *,
+        boxes: Sequence[NDArray[np.float64]] | None = None,
+        clicks: Sequence[Sequence[simulate.Click]] | None = None,
+    ) -> None:
         """The single masks of `kind`, each after a second look at its object."""
         look = SecondLook(self.runtime, self.image)
-        boxes = [simulate.tight_box(t.truth) for t in self.targets] if kind == "box" else None
-        clicks = None if boxes is not None else [[simulate.first_click(t.truth)] for t in self.targets]
-        prediction = self._decode(boxes=boxes, clicks=clicks)
         for i, target in enumerate(self.targets):
             low_res = prediction.low_res_masks[i, :1]
             first = upscale_logits(low_res[None], self.runtime.spec.image_size, self.input_size, self.size)[0, 0]
-            if boxes is not None:
-                logits = look.refine(first, box=boxes[i])
-            else:
-                assert clicks is not None
-                points = np.array(clicks[i], np.float64)
-                logits = look.refine(first, points[:, :2], points[:, 2])
+            points = None if clicks is None else np.array(clicks[i], np.float64)  # (N, 3)
+            logits = look.refine(
+                first,
+                None if points is None else points[:, :2],
+                None if points is None else points[:, 2],
+                None if boxes is None else boxes[i],
+            )
             self._add(SECOND_LOOKS[kind], target, logits > MASK_THRESHOLD, float(prediction.iou_predictions[i, 0]))
 
     def _mask_prompts(self) -> None:
@@ -263,8 +268,8 @@ class _Photo:
         logits = [simulate.mask_prompt(simulate.erode(t.truth), self.input_size, side) for t in self.targets]
         self._add_single_masks("mask", self._decode(clicks=clicks, mask_inputs=logits))
 
-    def _clicks(self, kinds: Collection[str]) -> None:
-        """The kinds that start with one click: `click` with its alternatives, `click3` and `noc`."""
+    def _clicks(self, kinds: frozenset[str]) -> None:
+        """The kinds that start with one click: `click`, its alternatives and its second look, `click3` and `noc`."""
         first = [[simulate.first_click(t.truth)] for t in self.targets]
         prediction = self._decode(clicks=first)
         states = [
@@ -277,6 +282,8 @@ class _Photo:
             for state, low_res, ious in zip(states, prediction.low_res_masks, prediction.iou_predictions, strict=True):
                 self._add("click", state.target, state.mask, state.predicted_iou)
                 self._alternatives(state.target, low_res[1:], ious[1:])
+        if SECOND_LOOKS["click"] in kinds:
+            self._second_looks("click", prediction, clicks=first)
         if "click3" in kinds or "noc" in kinds:
             self._corrections(states, kinds)
 

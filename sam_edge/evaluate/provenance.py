@@ -11,19 +11,20 @@ from typing import Any
 from sam_edge.artifact import MANIFEST_NAME
 from sam_edge.runtimes import ASSETS
 
-__all__ = ["data_sha256", "file_facts", "model_files", "source_commit"]
+__all__ = ["data_sha256", "file_facts", "file_sha256", "model_files", "source_commit"]
 
 DATA_SUFFIXES = {".json", ".jpg", ".jpeg", ".png", ".webp", ".tar"}
 
 
 def file_facts(path: Path) -> dict[str, Any]:
     """{"name", "bytes", "sha256"} of a file."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; read in parts."""
     with path.open("rb") as file:
-        return {
-            "name": path.name,
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_files(model: str) -> list[dict[str, Any]]:
@@ -41,8 +42,7 @@ def data_sha256(paths: Iterable[Path]) -> str:
     for path in paths:
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in DATA_SUFFIXES)
         for file in files:
-            facts = file_facts(file)
-            total.update(f"{facts['name']} {facts['sha256']}\n".encode())
+            total.update(f"{file.name} {file_sha256(file)}\n".encode())
     return total.hexdigest()
 
 

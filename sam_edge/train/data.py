@@ -68,7 +68,6 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         augment: AugmentConfig,
         mix: PromptMix,
         seed: int,
-        objects_only_sources: frozenset[str] = frozenset(),
     ) -> None:
         self.records = list(records)
         self.image_size = image_size

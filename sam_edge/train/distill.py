@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sam_edge.errors import CheckpointError
+from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.model.checkpoints import checkpoint_path, load_model
 from sam_edge.model.sam import Sam
 from sam_edge.train.distill_task import STAGES, DistillConfig, DistillTask
-from sam_edge.train.embeddings import CacheKey, EmbeddingCache, file_sha256
+from sam_edge.train.embeddings import CacheKey, EmbeddingCache
 from sam_edge.train.run import run_task
 from sam_edge.train.students import read_student
 

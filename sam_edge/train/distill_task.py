@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from sam_edge.errors import DataError, SamEdgeError, first_line
-from sam_edge.evaluate.dataset import Record, open_records
+from sam_edge.evaluate.dataset import MAX_BROKEN_SHARE, Record, open_records, too_many_broken
 from sam_edge.model.config import ModelConfig
 from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model
@@ -31,9 +31,9 @@ from sam_edge.train.embeddings import EmbeddingCache
 from sam_edge.train.loop import parameter_groups
 from sam_edge.train.prompting import PromptMix
 from sam_edge.train.step import draw_corrections
-from sam_edge.train.stream import MAX_BROKEN_SHARE, SampleStream, streamed_and_held_out, too_many_broken
+from sam_edge.train.stream import SampleStream, streamed_and_held_out
 from sam_edge.train.students import adopt_decoder, check_fits, take_what_fits
-from sam_edge.train.task import Place
+from sam_edge.train.task import Place, RunConfig
 
 __all__ = ["STAGES", "DistillConfig", "DistillTask"]
 
@@ -43,13 +43,13 @@ NOT_IN_EMBEDDINGS = ("skip_4.", "skip_8.", "pixel_path.", *CLASSIFIER)  # parts 
 HELD_OUT_SEED = 1 << 40  # samples of held-out photos are the same at every validation
 
 
-@dataclass(frozen=True)
-class DistillConfig:
-    """Everything that decides a stage's result; saved with it, and compared when it is resumed.
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(RunConfig):
+    """Everything that decides a stage's result; see RunConfig for what every run has.
 
     `student` is ModelConfig's plain data, `teacher_image_size` the teacher's input side in pixels. `start_sha256` is of
     the checkpoint that the student starts from, "" for fresh weights; `init_sha256` of one whose tensors are taken
-    where they fit. `photos_per_step` counts all processes and the `accumulate` batches of a step together.
+    where they fit.
     """
 
     stage: str
@@ -58,27 +58,9 @@ class DistillConfig:
     teacher_image_size: int
     start_sha256: str = ""
     init_sha256: str = ""
-    data: tuple[str, ...] = ()
-    steps: int = 4000
-    photos_per_step: int = 8
-    objects_per_photo: int = 4
-    lr: float = 6e-4
-    final_lr_share: float = 0.0
-    warmup_steps: int = 100
-    trunk_lr_scale: float = 1.0
-    frozen_blocks: int = 0
-    precision: str = "fp32"
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
-    focal_weight: float = 20.0
     truth_share: float = 0.3
     correction_shares: tuple[float, ...] = (0.4, 0.4, 0.2)
     mix: PromptMix = field(default=DISTILL_MIX)
-    held_out_photos: int = 60
-    seed: int = 0
-    accumulate: int = 1
-    stream: bool = False
 
 
 class DistillTask:

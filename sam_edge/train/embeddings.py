@@ -23,11 +23,12 @@ from safetensors.numpy import save
 from sam_edge.contract import Float32
 from sam_edge.errors import DataError, SamEdgeError, first_line
 from sam_edge.evaluate.dataset import Record
+from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.files import write_bytes_atomically
 from sam_edge.image import preprocess, read_photo
 from sam_edge.model.sam import Sam
 
-__all__ = ["CacheKey", "EmbeddingCache", "dequantized", "file_sha256", "quantized"]
+__all__ = ["CacheKey", "EmbeddingCache", "dequantized", "quantized"]
 
 PHOTOS_PER_SHARD = 64  # 67 MB of SAM's embeddings
 LARGEST = 127
@@ -148,12 +149,6 @@ class EmbeddingCache:
         except (SafetensorError, OSError) as error:
             raise DataError(f"{shard}: cannot be read ({first_line(error)}). Run the same command again.") from None
         return dequantized(values, scale)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damage(shard: Path) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco_mask
 
 from sam_edge.contract import Float32, Runtime
+from sam_edge.evaluate.metrics import mask_iou
 from sam_edge.evaluate.simulate import tight_box
 from sam_edge.everything import SamAutomaticMaskGenerator
 from sam_edge.image import Photo
@@ -101,10 +103,10 @@ class Labeller:
         for found in self.generator.generate(photo):  # the most certain first
             first = coco_to_mask(found["segmentation"])
             mask, agreement = self._agreed(looks, tight_box(first))
-            agreement = min(agreement, _iou(first, mask))  # one click and one box must mean the same object
+            agreement = min(agreement, mask_iou(first, mask))  # one click and one box must mean the same object
             if agreement < self.config.everything_min_agreement or mask.sum() < self.config.min_area_px:
                 continue
-            if all(_iou(mask, other) <= self.config.max_known_iou for other in taken):
+            if all(mask_iou(mask, other) <= self.config.max_known_iou for other in taken):
                 taken.append(mask)
                 labels.append(Label(mask, "everything", agreement))
         return labels
@@ -118,7 +120,7 @@ class Labeller:
         right, bottom = np.ceil(box[2:]).astype(int) + 1
         inside[top:bottom, left:right] = True
         mask = (mean > self.config.mask_threshold) & inside
-        agreement = [_iou((logits > self.config.mask_threshold) & inside, mask) for _, logits in seen]
+        agreement = [mask_iou((logits > self.config.mask_threshold) & inside, mask) for _, logits in seen]
         return mask, float(np.mean(agreement))
 
 
@@ -158,14 +160,9 @@ def _logits(predictor: SamPredictor, box: NDArray[np.float64], width: int, mirro
     return np.asarray(logits[0, :, ::-1] if mirrored else logits[0], np.float32)
 
 
-def _iou(first: Mask, second: Mask) -> float:
-    union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 1.0
-
-
 def _box_iou(first: ArrayLike, second: ArrayLike) -> float:
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    overlap = max(0.0, width) * max(0.0, height)
-    areas = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])
-    return float(overlap / (areas - overlap)) if areas > overlap else 0.0
+    left_top_right_bottom = np.array([first, second], np.float64)
+    xywh = np.concatenate(
+        [left_top_right_bottom[:, :2], np.diff(left_top_right_bottom.reshape(2, 2, 2), axis=1)[:, 0]], 1
+    )
+    return float(coco_mask.iou(xywh[:1], xywh[1:], [False])[0, 0])

@@ -20,55 +20,35 @@ from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import AugmentConfig, Batch, PromptableDataset, collate, split_held_out
 from sam_edge.train.prompting import PromptMix
-from sam_edge.train.run import learning_rate, run_task
+from sam_edge.train.run import run_task
 from sam_edge.train.step import TrainingStep, draw_corrections
 from sam_edge.train.stream import SampleStream, streamed_and_held_out
-from sam_edge.train.task import Place
+from sam_edge.train.task import Place, RunConfig
 from sam_edge.train.validate import validate
 
-__all__ = ["PromptTask", "TrainConfig", "learning_rate", "train"]
+__all__ = ["PromptTask", "TrainConfig", "train"]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a run's result; saved with it, and compared when it is resumed.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Everything that decides a run's result; see RunConfig for what every run has.
 
-    Photos are held out of `data` alone, so that `more_data` does not change which ones.
-    `photos_per_step` counts all processes and the `accumulate` batches of a step together. `stream` reads tars from
-    front to back, each photo once an epoch (see stream.py), and not drawn at random; `source_weights`, which draws
-    photos by source name (a source that is not named has weight 1), then has no effect. `trunk_lr_scale` applies to the
-    pretrained trunk, whose first `frozen_blocks` are fixed. Weights, averages and losses are float32 at either
-    `precision` ("fp32", "bf16").
+    Photos are held out of `data` alone, so that `more_data` does not change which ones. `source_weights` draws photos
+    by source name (a source that is not named has weight 1); with `stream` it has no effect.
     """
 
     model: str = "nano"
-    data: tuple[str, ...] = ()
     more_data: tuple[str, ...] = ()
     init: str = ""
     image_size: int = 256
-    steps: int = 4000
-    photos_per_step: int = 8
-    objects_per_photo: int = 4
-    lr: float = 6e-4
-    final_lr_share: float = 0.0
-    warmup_steps: int = 100
     trunk_lr_scale: float = 0.15
     frozen_blocks: int = 5
     freeze_depthwise: bool = False
-    precision: str = "fp32"
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
-    focal_weight: float = 20.0
     near_weight: float = 0.0
     correction_shares: tuple[float, ...] = (0.6, 0.3, 0.1)
     source_weights: dict[str, float] = field(default_factory=dict)
     augment: AugmentConfig = AugmentConfig()
     mix: PromptMix = PromptMix()
-    held_out_photos: int = 60
-    seed: int = 0
-    accumulate: int = 1
-    stream: bool = False
 
 
 def train(

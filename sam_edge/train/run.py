@@ -178,7 +178,7 @@ class _Run:
 
     def save(self, step: int) -> None:
         state = {
-            "config": json.dumps(asdict(self.config)),  # type: ignore[call-overload]  # a dataclass, says RunConfig
+            "config": json.dumps(asdict(self.config)),
             "step": step,
             "best": self.best,
             "model": self.model.state_dict(),
@@ -220,7 +220,7 @@ def learning_rate(config: RunConfig, step: int) -> float:
     return config.lr * warm * (config.final_lr_share + (1 - config.final_lr_share) * fall)
 
 
-def _check_same(out: Path, saved: dict[str, Any], config: Any) -> None:
+def _check_same(out: Path, saved: dict[str, Any], config: RunConfig) -> None:
     """Raise CheckpointError unless a state belongs to `config`. A field younger than the state had its default."""
     wanted = json.loads(json.dumps(asdict(config)))
     defaults = {field.name: field.default for field in fields(config) if field.default is not MISSING}

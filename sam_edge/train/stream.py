@@ -17,13 +17,21 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from sam_edge.errors import DataError, SamEdgeError, first_line, require
-from sam_edge.evaluate.dataset import MAX_JSON_BYTES, MAX_PHOTO_BYTES, PHOTO_SUFFIXES, Held, Record, open_records
+from sam_edge.evaluate.dataset import (
+    MAX_BROKEN_SHARE,
+    MAX_JSON_BYTES,
+    MAX_PHOTO_BYTES,
+    PHOTO_SUFFIXES,
+    Held,
+    Record,
+    open_records,
+    too_many_broken,
+)
 from sam_edge.train.data import split_held_out
 from sam_edge.train.task import Place
 
-__all__ = ["MAX_BROKEN_SHARE", "SampleStream", "streamed_and_held_out", "too_many_broken"]
+__all__ = ["SampleStream", "streamed_and_held_out"]
 
-MAX_BROKEN_SHARE = 0.01
 JUDGED_FROM = 100  # entries; before, one broken photo would already be more than the share
 SHUFFLE_BUFFER = 128  # undecoded photos of a worker, about 100 MB of SA-1B
 USTAR_OFFSET, USTAR = 257, b"ustar"
@@ -48,10 +56,6 @@ def streamed_and_held_out(paths: Sequence[str | Path], held_out_photos: int) -> 
         return tars, []
     records = open_records(tars[:1])
     return tars, split_held_out(records, min(held_out_photos, len(records) // 3))[1]
-
-
-def too_many_broken(broken: int, seen: int) -> bool:
-    return broken > MAX_BROKEN_SHARE * seen
 
 
 class SampleStream(IterableDataset[dict[str, Any]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,29 +16,34 @@ from sam_edge.model.sam import Sam
 __all__ = ["Place", "RunConfig", "Task"]
 
 
-class RunConfig(Protocol):
-    """The fields of a task's configuration (a frozen dataclass) that every run has."""
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What decides the result of every run; saved with it, and compared when it is resumed.
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def photos_per_step(self) -> int: ...
-    @property
-    def accumulate(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def final_lr_share(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def clip_norm(self) -> float: ...
-    @property
-    def ema_decay(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
+    `photos_per_step` counts all processes and the `accumulate` batches of a step together. `stream` reads tars from
+    front to back, each photo once an epoch (see stream.py), and not drawn at random. `trunk_lr_scale` applies to the
+    pretrained trunk, whose first `frozen_blocks` are fixed. Weights, averages and losses are float32 at either
+    `precision` ("fp32", "bf16").
+    """
+
+    data: tuple[str, ...] = ()
+    steps: int = 4000
+    photos_per_step: int = 8
+    accumulate: int = 1
+    objects_per_photo: int = 4
+    stream: bool = False
+    held_out_photos: int = 60
+    lr: float = 6e-4
+    final_lr_share: float = 0.0
+    warmup_steps: int = 100
+    trunk_lr_scale: float = 1.0
+    frozen_blocks: int = 0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    focal_weight: float = 20.0
+    precision: str = "fp32"
+    seed: int = 0
 
 
 class Place(NamedTuple):

@@ -42,6 +42,14 @@ class Stopped(Exception):
     pass
 
 
+class KnownCosts(Harness):
+    """Runs nothing, and notes what its jobs would have cost."""
+
+    def _do(self, job: Job) -> None:
+        seconds = 5000.0 if job.task == "everything" else 10.0
+        self.journal.entries[job.key] = {"row": job.row, "task": job.task, "round": job.round, "seconds": seconds}
+
+
 @pytest.fixture(scope="module")
 def whole_run(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[Job]]:
     """Records of one row, its null comparison and a row that cannot be measured, in all scenarios; and the jobs."""
@@ -91,6 +99,30 @@ def test_rounds_are_in_reversed_order_with_the_null_comparison_in_them(
     first, again = records[0]["configuration"]["name"], records[2]["configuration"]["name"]
     assert single == [(0, first), (0, again), (1, again), (1, first)]
     assert records[2]["null_of"] == first and "quality" not in records[2]
+
+
+def test_long_scenarios_have_one_round_first_and_their_others_last(small_model: Path, tmp_path: Path) -> None:
+    plan = plan_for(small_model, null=False, rounds=3, scenario_rounds=2, scenarios=("single", "everything"))
+    rounds = Harness(plan, tmp_path / "bench.jsonl")._rounds()
+    order = [[(job.task, job.round) for job in jobs if job.row == plan.rows[0].name] for jobs in rounds]
+    assert order == [
+        [("single", 0), ("everything", 0)],
+        [("single", 1)],
+        [("single", 2)],
+        [("everything", 1)],
+    ]
+
+
+def test_a_time_box_leaves_out_the_rounds_that_do_not_fit_and_no_other(small_model: Path, tmp_path: Path) -> None:
+    plan = plan_for(small_model, null=False, rounds=3, scenario_rounds=2, scenarios=("single", "everything"))
+    harness = KnownCosts(replace(plan, budget_seconds=1000.0), tmp_path / "bench.jsonl")
+    harness.run()
+    assert sorted((task, number) for _, task, number in harness.journal.entries if task != "quality") == [
+        ("everything", 0),
+        ("single", 0),
+        ("single", 1),
+        ("single", 2),
+    ]
 
 
 def test_a_row_that_cannot_be_measured_says_why_and_the_rest_goes_on(

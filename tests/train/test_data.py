@@ -86,6 +86,8 @@ def test_a_missing_an_empty_and_a_broken_set_are_named(tmp_path: Path, folder: P
         open_records([tmp_path / "nowhere"])
     with pytest.raises(DataError, match="no photo with annotations"):
         open_records([tmp_path])
+    with pytest.raises(DataError, match=r"no photo in it; expected NAME\.jpg or"):
+        open_records([tmp_path], annotated=False)
     (tmp_path / "broken.tar").write_bytes(b"not a tar at all" * 100)
     with pytest.raises(DataError, match="not a readable tar"):
         open_records([tmp_path / "broken.tar"])

@@ -12,11 +12,11 @@ from PIL import Image
 import sam_edge
 from sam_edge.contract import Runtime
 from sam_edge.errors import DataError
-from sam_edge.evaluate.dataset import open_records
+from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.evaluate.simulate import tight_box
 from sam_edge.image import Photo, read_photo
 from sam_edge.train import engine
-from sam_edge.train.engine import label_photos, open_sources, read_boxes
+from sam_edge.train.engine import label_photos, read_boxes
 from sam_edge.train.labelling import LabelConfig, Labeller
 
 PHOTOS = Path(__file__).parents[2] / "sam_edge" / "assets" / "photos"
@@ -56,6 +56,10 @@ def test_everything_mode_adds_no_object_that_is_annotated(runtime: Runtime, coff
     )
 
 
+def photos_of(path: Path) -> list[Record]:
+    return open_records([path], annotated=False)
+
+
 def detections(path: Path, names: list[str]) -> Path:
     """A COCO detection file with the cup's box on each photo, given for a photo of twice the size."""
     images = [{"id": i, "file_name": name, "width": 1200, "height": 800} for i, name in enumerate(names)]
@@ -72,22 +76,22 @@ def test_labelled_photos_are_training_data_and_a_killed_run_continues(
     monkeypatch.setattr(engine, "PHOTOS_A_PART", 1)
     folder = tmp_path / "photos"
     folder.mkdir()
-    names = ["a.jpg", "b.jpg"]
+    names = ["a.jpg", "b.JPG"]
     for name in names:
         (folder / name).write_bytes((PHOTOS / "coffee.jpg").read_bytes())
     boxes = read_boxes(detections(tmp_path / "boxes.json", names))
-    sources, out = open_sources([folder]), tmp_path / "labelled.tar"
-    counts = label_photos(Labeller(runtime), sources, out, boxes)
+    records, out = photos_of(folder), tmp_path / "labelled.tar"
+    counts = label_photos(Labeller(runtime), records, out, boxes)
     assert (counts.photos, counts.labelled, counts.annotated, counts.broken) == (2, 2, 0, [])
     parts = [tmp_path / "labelled-000.tar", tmp_path / "labelled-001.tar"]
     first = parts[0].read_bytes()
     parts[1].unlink()  # as if killed after the first
-    counts = label_photos(Labeller(runtime), sources, out, boxes)
+    counts = label_photos(Labeller(runtime), records, out, boxes)
     assert (counts.photos, counts.skipped_parts) == (1, 1) and parts[0].read_bytes() == first
-    records = open_records(parts)
-    assert [record.name for record in records] == ["a", "b"]
-    assert records[0].photo_bytes() == (PHOTOS / "coffee.jpg").read_bytes()
-    (label,) = records[0].objects()
+    labelled = open_records(parts)
+    assert [record.name for record in labelled] == ["a", "b"]
+    assert labelled[0].photo_bytes() == (PHOTOS / "coffee.jpg").read_bytes()
+    (label,) = labelled[0].objects()
     assert np.abs(tight_box(label.mask()) - CUP).max() < 60
 
 
@@ -96,10 +100,10 @@ def test_annotated_objects_are_kept_and_labels_come_after_them(runtime: Runtime,
     made.mkdir()
     (made / "a.jpg").write_bytes((PHOTOS / "coffee.jpg").read_bytes())
     label_photos(
-        Labeller(runtime), open_sources([made]), tmp_path / "one", read_boxes(detections(tmp_path / "b", ["a.jpg"]))
+        Labeller(runtime), photos_of(made), tmp_path / "one", read_boxes(detections(tmp_path / "b", ["a.jpg"]))
     )
     labeller = Labeller(runtime, LabelConfig(points_per_side=6, everything_min_agreement=0.5))
-    label_photos(labeller, open_sources([tmp_path / "one-000.tar"]), tmp_path / "two")
+    label_photos(labeller, photos_of(tmp_path / "one-000.tar"), tmp_path / "two")
     (before,), (after,) = open_records([tmp_path / "one-000.tar"]), open_records([tmp_path / "two-000.tar"])
     entries = after.annotation["annotations"]
     assert entries[0] == before.annotation["annotations"][0]
@@ -113,13 +117,13 @@ def test_photos_that_cannot_be_read_are_named_and_too_many_stop_the_run(runtime:
     Image.new("RGB", (64, 48), "red").save(picture, "JPEG")
     (folder / "good.jpg").write_bytes(picture.getvalue())
     (folder / "cut.jpg").write_bytes(picture.getvalue()[:200])
-    counts = label_photos(Labeller(runtime), open_sources([folder]), tmp_path / "out", {})
-    assert counts.photos == 1 and len(counts.broken) == 1 and counts.broken[0].startswith("cut.jpg: ")
+    counts = label_photos(Labeller(runtime), photos_of(folder), tmp_path / "out", {})
+    assert counts.photos == 1 and len(counts.broken) == 1 and counts.broken[0].startswith(f"{folder}:cut: ")
     with tarfile.open(tmp_path / "out-000.tar") as tar:
         assert tar.getnames() == ["good.jpg", "good.json"]
     (folder / "empty.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="2 of 3 photos cannot be read"):
-        label_photos(Labeller(runtime), open_sources([folder]), tmp_path / "other", {})
+        label_photos(Labeller(runtime), photos_of(folder), tmp_path / "other", {})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}', '{"images": [{}], "annotations": []}'])
@@ -128,10 +132,3 @@ def test_a_file_that_holds_no_boxes_says_what_was_expected(tmp_path: Path, text:
     path.write_text(text)
     with pytest.raises(DataError, match="not a COCO detection file"):
         read_boxes(path)
-
-
-def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        open_sources([tmp_path])
-    with pytest.raises(DataError, match="does not exist"):
-        open_sources([tmp_path / "none"])

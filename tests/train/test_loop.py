@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from sam_edge.errors import CheckpointError, DataError
-from sam_edge.train.loop import PromptTask, TrainConfig, learning_rate, train
+from sam_edge.train.loop import PromptTask, TrainConfig, train
+from sam_edge.train.run import learning_rate
 from tests.sa1b import write_set
 
 ROOT = Path(__file__).parents[2]

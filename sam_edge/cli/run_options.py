@@ -1,0 +1,53 @@
+"""The options of a training run: what `sam-edge train` and `sam-edge distill` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["run_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's folder."
+    ),
+    click.option(
+        "--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all."
+    ),
+    click.option("--accumulate", default=1, show_default=True, metavar="N", help="Batches that these are split into."),
+    click.option(
+        "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
+    ),
+    click.option("--lr", default=6e-4, show_default=True, help="Largest learning rate."),
+    click.option("--warmup", "warmup_steps", default=100, show_default=True, metavar="N", help="Steps of rising rate."),
+    click.option(
+        "--precision",
+        default="fp32",
+        show_default=True,
+        type=click.Choice(["fp32", "bf16"]),
+        help="Of the computation; bf16 is twice as fast on CPUs with avx512_bf16 or AMX, and on GPUs.",
+    ),
+    click.option("--ema", "ema_decay", default=0.998, show_default=True, help="Decay of the averaged weights."),
+    click.option(
+        "--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For the running figures."
+    ),
+    click.option("--stream", is_flag=True, help="Read tars from front to back, each photo once an epoch."),
+    click.option("--seed", default=0, show_default=True),
+    click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process."),
+    click.option(
+        "--validate-every", default=500, show_default=True, metavar="N", help="Steps between two running figures."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the last figures as JSON."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """They reach the command as `out`, `workers`, `validate_every`, `as_json` and fields of `train.task.RunConfig`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
