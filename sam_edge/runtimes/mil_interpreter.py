@@ -15,6 +15,7 @@ import numpy as np
 from sam_edge.errors import ArtifactError
 from sam_edge.mil_program import Operation, Program
 from sam_edge.mil_values import MilType, MilValue
+from sam_edge.runtimes.mil_half import rounded_to_half
 from sam_edge.runtimes.mil_ops import OPS, Array
 
 __all__ = ["Interpreter", "Observer"]
@@ -23,6 +24,8 @@ Observer = Callable[[str, Array], None]
 
 # Half precision is held in float32, see above; what is rounded to it is decided by type, not by the array.
 HELD = {"float16": "float32"}
+# Their results are zeros and what is in their arguments, which have been rounded: a fifth of a decoder's values.
+MOVES = ("concat", "expand_dims", "relu", "reshape", "slice_by_index", "split", "squeeze", "stack", "tile", "transpose")
 WEIGHT_OPS = ("const", "constexpr_affine_dequantize", "constexpr_cast", "constexpr_lut_to_dense")
 
 
@@ -56,7 +59,7 @@ class Interpreter:
             if len(op.outputs) == 1:
                 results = (results,)
             for (name, kind), result in zip(op.outputs.items(), results, strict=True):
-                known[name] = _typed(result, kind)
+                known[name] = _typed(result, kind, exact=op.type in MOVES)
                 if observe is not None:
                     observe(name, known[name])
             for names in op.inputs.values():  # a ViT's attention maps take gigabytes together
@@ -98,12 +101,12 @@ def _array(value: MilValue) -> Any:
     return array.astype(HELD.get(value.type.dtype, value.type.dtype)).reshape(value.type.shape)
 
 
-def _typed(result: Any, kind: MilType) -> Array:
-    """As the type that the file says: rounded to half precision, or checked."""
+def _typed(result: Any, kind: MilType, *, exact: bool = False) -> Array:
+    """As the type that the file says: rounded to half precision, unless it is `exact`; its shape checked."""
     array = np.asarray(result)
-    if kind.dtype == "float16":
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float16)
+    if kind.dtype == "float16" and not exact:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = rounded_to_half(array)
     array = array.astype(HELD.get(kind.dtype, kind.dtype), copy=False)
     expected = tuple(got if size is None else size for size, got in zip(kind.shape, array.shape, strict=False))
     if len(kind.shape) != array.ndim or array.shape != expected:

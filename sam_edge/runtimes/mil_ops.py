@@ -71,8 +71,10 @@ def quantize(
     kind = DTYPES[output_dtype]
     zero = 0 if zero_point is None else _per_axis(zero_point, input.ndim, axis).astype(np.float32)
     limits = np.iinfo(kind)
-    steps = np.rint(input / _per_axis(scale, input.ndim, axis).astype(np.float32)) + zero
-    return np.clip(steps, limits.min, limits.max).astype(kind)
+    steps: Array = input / _per_axis(scale, input.ndim, axis).astype(np.float32)
+    np.rint(steps, out=steps)
+    steps += zero
+    return np.clip(steps, limits.min, limits.max, out=steps).astype(kind)
 
 
 def dequantize(input: Array, scale: Array, zero_point: Array | None = None, axis: Array | None = None) -> Array:
