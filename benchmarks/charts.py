@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ PARTS = ("preprocess", "encode", "decode", "postprocess")  # what adds up to a f
 RUNTIME_CLASSES = {"onnx": 0, "openvino": 1, "tflite": 2, "torch": 3, "coreml": 4}
 ROW, BAR = 44.0, 16.0
 FRONT_HEIGHT = 360.0
+CHARACTER, LINE = 7.2, 14.0  # of a name in a chart
+MOST_NAMED = 16
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,14 @@ def front(records: Sequence[Record], labels: Labels, width: float) -> Chart | No
     best = _pareto(points)
     if len(best) > 1:
         chart.add("polyline", points=" ".join(f"{x(t):.1f},{y(a):.1f}" for t, a, _ in best), cls="front")
-    for (time, height, record), text_y in zip(points, _apart([y(p[1]) for p in points], points, x), strict=True):
+    places = [(x(time), y(height)) for time, height, _ in points]
+    names = [labels(record) if len(points) <= MOST_NAMED else "" for _, _, record in points]
+    for (time, height, record), place, name in zip(points, _beside(places, names, width), names, strict=True):
         told = f"{record['configuration']['name']}: {shown(time)} ms, {height:.1f} %"
         chart.add("circle", cx=x(time), cy=y(height), r=6, cls=f"{colour(record)} mark", title=told)
-        if len(points) <= 16:
-            left = x(time) > width * 0.72
-            chart.text(x(time) + (-10 if left else 10), text_y + 4, labels(record), "name", "end" if left else "start")
+        if name:
+            at_x, at_y, anchor = place
+            chart.text(at_x, at_y + 4, name, "name", anchor)
     return chart
 
 
@@ -118,16 +123,31 @@ def _pareto(points: Sequence[tuple[float, float, Record]]) -> list[tuple[float, 
     return best
 
 
-def _apart(heights: Sequence[float], points: Sequence[tuple[float, float, Record]], x: Scale) -> list[float]:
-    """Label heights at least a line apart where points are near each other."""
-    placed: list[tuple[float, float]] = []
-    found = [0.0] * len(heights)
-    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
-        at, column = heights[i], x(points[i][0])
-        while any(abs(at - other) < 15 and abs(column - there) < 150 for there, other in placed):
-            at += 3
-        placed.append((column, at))
-        found[i] = at
+def _beside(
+    places: Sequence[tuple[float, float]], names: Sequence[str], width: float
+) -> list[tuple[float, float, str]]:
+    """(x, y, anchor) of each point's name: beside it, or as near as no point and no other name is in the way."""
+    taken = [(px - 7, px + 7, py) for px, py in places]
+    found = []
+    for (px, py), name in zip(places, names, strict=True):
+        wide = CHARACTER * len(name)
+        sides = [("start", px + 10, px + 10, px + 10 + wide), ("end", px - 10, px - 10 - wide, px - 10)]
+        options = [
+            (anchor, at, left, right, py + away)
+            for away in (0, 15, -15, 30, -30, 45, -45, 60, -60)
+            for anchor, at, left, right in sides
+            if left > 0 and right < width
+        ] or [("start", px + 10, px + 10, px + 10 + wide, py)]
+        free = (
+            option
+            for option in options
+            if not any(
+                option[2] < end and option[3] > start and abs(option[4] - at_y) < LINE for start, end, at_y in taken
+            )
+        )
+        anchor, at, left, right, height = next(free, options[0])
+        taken.append((left, right, height))
+        found.append((at, height, anchor))
     return found
 
 
@@ -245,19 +265,25 @@ def _lines(
     y_name: str,
     label: str,
 ) -> Chart:
-    height = 260.0
+    height = max(260.0, LINE * len(points) + 90)
     chart = Chart(width, height, label)
-    x = Scale(min(p[0][0] for p in points), max(p[0][-1] for p in points), 52, width - 12)
+    names = [labels(record) for _, _, record in points] if len(points) <= MOST_NAMED else []
+    right = width - 12 - max((CHARACTER * len(name) for name in names), default=0)
+    x = Scale(min(p[0][0] for p in points), max(p[0][-1] for p in points), 52, right)
     y = Scale(*padded([v for _, values, _ in points for v in values]), height - 46, 26)
     for tick in linear_ticks(y.low, y.high):
-        chart.line(52, y(tick), width - 12, y(tick), "grid")
+        chart.line(52, y(tick), right, y(tick), "grid")
         chart.text(46, y(tick) + 4, tick_text(tick), "tick", "end")
     for tick in linear_ticks(x.low, x.high, 6):
         if x_name == "round" and tick % 1:
             continue
         chart.text(x(tick), height - 28, tick_text(tick), "tick", "middle")
-    chart.text((40 + width) / 2, height - 8, x_name, "axis", "middle")
+    chart.text((52 + right) / 2, height - 8, x_name, "axis", "middle")
     chart.text(4, 14, y_name, "axis")
+    for name, at_y, (_, _, record) in zip(
+        names, _apart([y(values[-1]) for _, values, _ in points], height - 46), points, strict=False
+    ):
+        chart.text(right + 8, at_y + 4, name, f"{colour(record)} end")
     for at, values, record in points:
         places = " ".join(f"{x(a):.1f},{y(v):.1f}" for a, v in zip(at, values, strict=True))
         chart.add("polyline", points=places, cls=f"{colour(record)} line", title=labels(record))
@@ -266,6 +292,21 @@ def _lines(
                 "circle", cx=x(a), cy=y(v), r=2.5, cls=f"{colour(record)} mark", title=f"{labels(record)}: {shown(v)}"
             )
     return chart
+
+
+def _apart(heights: Sequence[float], bottom: float) -> list[float]:
+    """The same heights, moved so that each is a line from the next and none is below the bottom."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    found = list(heights)
+    free = -math.inf
+    for i in order:
+        found[i] = max(found[i], free)
+        free = found[i] + LINE
+    free = bottom
+    for i in reversed(order):
+        found[i] = min(found[i], free)
+        free = found[i] - LINE
+    return found
 
 
 def _axis(chart: Chart, x: Scale, top: float, unit: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
 from sam_edge import draw
@@ -116,7 +116,7 @@ def _picture(reference: dict[str, Any], tested: dict[str, Any], number: int) -> 
     sheet = Image.new("RGB", (2 * TILE_PX + 4, TILE_PX), PAPER)
     for column, mask in enumerate(masks):
         tile = Image.fromarray(draw.overlay(np.ascontiguousarray(photo[part]), [np.ascontiguousarray(mask[part])]))
-        tile.thumbnail((TILE_PX, TILE_PX))
+        tile = ImageOps.contain(tile, (TILE_PX, TILE_PX))  # enlarged, too: a small object is what one cannot see
         sheet.paste(tile, (column * (TILE_PX + 4) + (TILE_PX - tile.width) // 2, (TILE_PX - tile.height) // 2))
     return base64.b64encode(draw.encode_picture(np.asarray(sheet), ".jpg")).decode("ascii")
 

@@ -17,9 +17,10 @@ from sam_edge.files import write_bytes_atomically
 __all__ = ["write_report"]
 
 TEMPLATES = Path(__file__).parent / "templates"
-WIDE, NARROW = 760.0, 340.0  # two drawings of each chart: text keeps its size on a phone
+WIDE, NARROW = 880.0, 340.0  # two drawings of each chart: text keeps its size on a phone
 MOST_DRAWN = 24  # rows in a chart; tables have all
 MOST_WORST = 12
+SEEN_TO_DIFFER = 0.99  # mask IoU
 MOST_OPS = 12
 INTEGER_MARKS = ("QLinear", "Integer", "/int8")  # of operators whose products are of int8
 KIND_NAMES = {"box": "a box", "click": "a click", "click3": "three clicks", "mask": "a click and a rough mask"}
@@ -93,7 +94,7 @@ def _group(records: Sequence[Record]) -> dict[str, Any]:
         "machine_name": machine_name(rows[0]["machine"]),
         "main": Table(MAIN_HEAD, [_main(record, labels) for record in [*whole, *partly]]),
         "kinds": Table(KINDS_HEAD, [row for record in [*whole, *partly] for row in _kinds(record, labels)]),
-        "scenarios": Table(SCENARIOS_HEAD, [row for record in whole for row in _scenarios(record, labels)]),
+        "scenarios": _scenarios(whole, labels),
         "profiles": [table for record in whole for table in _profile(record, labels)],
         "judged": _judged([*whole, *partly]),
         "missing": [r for r in rows if r["status"] != MEASURED],
@@ -239,22 +240,23 @@ def _kinds(record: Record, labels: Labels) -> list[list[str]]:
     return rows
 
 
-SCENARIOS_HEAD = ("configuration", "scenario", "p50, ms", "masks found", "peak memory, MiB")
+def _scenarios(whole: Sequence[Record], labels: Labels) -> Table:
+    """A row a configuration, a column a scenario that any of them has."""
+    found = [(record, record.get("scenarios", {})) for record in whole]
+    names = [name for name in dict.fromkeys(n for _, each in found for n in each) if name != "sustained"]
+    head = ["configuration", *(_scenario_name(name) for name in names), "masks found", "peak memory, MiB"]
+    rows = []
+    for record, each in found:
+        times = [shown(each[name]["p50_ms"]) if "p50_ms" in each.get(name, {}) else "" for name in names]
+        peaks = [figures["peak_memory_bytes"] for figures in each.values() if "peak_memory_bytes" in figures]
+        masks = str(each.get("everything", {}).get("masks", ""))
+        if any(times):
+            rows.append([labels(record), *times, masks, _mib(max(peaks, default=None))])
+    return Table(tuple(head), rows)
 
 
-def _scenarios(record: Record, labels: Labels) -> list[list[str]]:
-    names = {"everything": "everything, 32 x 32 points"}
-    return [
-        [
-            labels(record),
-            names.get(name, name.replace("prompts_", "prompts at once: ")),
-            shown(figures["p50_ms"]),
-            str(figures.get("masks", "")),
-            _mib(figures.get("peak_memory_bytes")),
-        ]
-        for name, figures in record.get("scenarios", {}).items()
-        if "p50_ms" in figures
-    ]
+def _scenario_name(name: str) -> str:
+    return "everything, ms" if name == "everything" else f"{name.removeprefix('prompts_')} prompts, ms"
 
 
 OPS_HEAD = ("operator", "calls", "ms", "share", "GFLOP/s", "of the ceiling", "GB/s", "of the ceiling")
@@ -306,9 +308,13 @@ def _judged(whole: Sequence[Record]) -> str:
 
 
 def _worst(whole: Sequence[Record], labels: Labels) -> list[dict[str, Any]]:
+    """Each object once, as the configuration drew it that differs most; what nobody sees differ is left out."""
     found = [worst | {"row": labels(record)} for record in whole for worst in record.get("worst", ())]
-    below_one = [worst for worst in found if worst["mask_iou"] < 1]
-    return sorted(below_one, key=lambda worst: worst["mask_iou"])[:MOST_WORST]
+    of_object: dict[tuple[str, int], dict[str, Any]] = {}
+    for worst in sorted(found, key=lambda worst: worst["mask_iou"]):
+        if worst["mask_iou"] < SEEN_TO_DIFFER:
+            of_object.setdefault((worst["photo"], worst["object_id"]), worst)
+    return list(of_object.values())[:MOST_WORST]
 
 
 def _noise(newest: dict[str, Record]) -> str:
