@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["box_xyxy_to_xywh", "is_near_crop_edge", "mask_to_box", "non_maximum_suppression"]
+
+Number = TypeVar("Number", bound=np.number[Any])
 
 EDGE_TOLERANCE_PX = 20  # segment-anything's: a box this near to a crop's edge may be cut off by it
 
@@ -23,7 +27,7 @@ def mask_to_box(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     return boxes * columns.any(axis=-1, keepdims=True)
 
 
-def box_xyxy_to_xywh(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+def box_xyxy_to_xywh(boxes: NDArray[Number]) -> NDArray[Number]:
     """(..., 4) xyxy to (..., 4) x, y, width, height."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 

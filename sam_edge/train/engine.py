@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ __all__ = ["Boxes", "Counts", "label_photos", "read_boxes"]
 
 PHOTOS_A_PART = 256
 
-Boxes = Mapping[
-    str, NDArray[np.float64]
-]  # by the photo's name without suffix: (n, 4) xyxy in 0..1 of the photo's width and height
+# By the photo's name without suffix: (n, 4) xyxy in 0..1 of the photo's width and height.
+Boxes = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass
@@ -91,11 +90,10 @@ def label_photos(
                 for record in part:
                     _label_one(labeller, record, boxes, tar, counts)
                     on_photo()
-        if len(counts.broken) > 1 and too_many_broken(
-            len(counts.broken), len(records)
-        ):  # one in a small folder is no sign
+        broken = len(counts.broken)
+        if broken > 1 and too_many_broken(broken, len(records)):  # one in a small folder is no sign
             raise DataError(
-                f"{len(counts.broken)} of {len(records)} photos cannot be read, expected at most "
+                f"{broken} of {len(records)} photos cannot be read, expected at most "
                 f"{MAX_BROKEN_SHARE:.0%}; the last: {counts.broken[-1]}. Remove or replace them."
             )
     return counts
@@ -108,6 +106,7 @@ def _label_one(
     tar: tarfile.TarFile,
     counts: Counts,
 ) -> None:
+    record = replace(record)  # a copy: it keeps what it has parsed, and there may be thousands
     try:
         data = record.photo_bytes()
         photo = read_photo(data)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco_mask
 
+from sam_edge.boxes import box_xyxy_to_xywh
 from sam_edge.contract import Float32, Runtime
 from sam_edge.evaluate.metrics import mask_iou
 from sam_edge.evaluate.simulate import tight_box
@@ -161,8 +162,5 @@ def _logits(predictor: SamPredictor, box: NDArray[np.float64], width: int, mirro
 
 
 def _box_iou(first: ArrayLike, second: ArrayLike) -> float:
-    left_top_right_bottom = np.array([first, second], np.float64)
-    xywh = np.concatenate(
-        [left_top_right_bottom[:, :2], np.diff(left_top_right_bottom.reshape(2, 2, 2), axis=1)[:, 0]], 1
-    )
-    return float(coco_mask.iou(xywh[:1], xywh[1:], [False])[0, 0])
+    one, other = (box_xyxy_to_xywh(np.array([box], np.float64)) for box in (first, second))
+    return float(coco_mask.iou(one, other, [False])[0, 0])
