@@ -59,7 +59,7 @@ async function writeSite() {
   await build({
     ...common,
     minify: true,
-    entryPoints: { main: "src/page/main.ts", worker: "src/worker.ts", style: "src/page/style.css" },
+    entryPoints: { main: "src/page/main.ts", worker: "src/worker.ts", offline: "src/offline.ts", style: "src/page/style.css" },
     outdir: site,
     legalComments: "eof",
   });

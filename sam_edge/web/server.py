@@ -7,6 +7,7 @@ says where it comes from must come from here.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sam_edge.errors import ArtifactError, DataError, OutputError, SamEdgeError
+from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.web.folder import MAX_ANNOTATION_BYTES, PhotoFolder
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Site", "make_server", "site_files"]
@@ -61,10 +63,19 @@ class Site:
     files: dict[str, Path]
     folder: PhotoFolder | None = None
 
-    def settings(self) -> bytes:
-        """site.json: what of this the page may use."""
-        own = {"folder": self.folder is not None, "webgpu": WEBGPU_RUNTIME in self.files}
-        return json.dumps(json.loads(self.files["site.json"].read_bytes()) | own).encode()
+    def settings(self, *, offline: bool = True) -> bytes:
+        """site.json: what of this the page may use, and with `offline` the build that its service worker keeps.
+
+        {"build": hash over all there is, "files": {name: SHA-256}}; see web/src/offline.ts.
+        """
+        settings = json.loads(self.files["site.json"].read_bytes())
+        settings |= {"folder": self.folder is not None, "webgpu": WEBGPU_RUNTIME in self.files}
+        if offline:
+            others = sorted((name, path) for name, path in self.files.items() if name != "site.json")
+            listed = {name: file_sha256(path) for name, path in others}
+            build = hashlib.sha256(json.dumps([settings, listed]).encode()).hexdigest()[:16]
+            settings["offline"] = {"build": build, "files": listed}
+        return json.dumps(settings).encode()
 
 
 def site_files(model: Path) -> dict[str, Path]:
@@ -201,7 +212,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         folder = self.site.folder
         if path == "site.json":
-            return HTTPStatus.OK, JSON_TYPE, self.site.settings()
+            # A saved site alone is kept by browsers. This server is on the same machine as its files, so there is no
+            # network to be without; it ends with Ctrl-C, and a worker that outlived it would answer for whatever
+            # another program serves on this port tomorrow.
+            return HTTPStatus.OK, JSON_TYPE, self.site.settings(offline=False)
         if folder is not None and path == "api/photos":
             return HTTPStatus.OK, JSON_TYPE, json.dumps(folder.listing()).encode()
         if folder is not None and path.startswith("api/photos/"):

@@ -37,9 +37,9 @@ PHONE = {"width": 390, "height": 844}
 
 
 @contextmanager
-def serve(site: Site) -> Iterator[str]:
+def serve(site: Site, port: int = 0) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
-    server = make_server(site)
+    server = make_server(site, port=port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import hashlib
 import json
 import re
@@ -32,6 +33,15 @@ def test_the_page_was_built_from_these_sources() -> None:
     assert built == digest.hexdigest(), "the page's sources changed after it was built: run `make web`"
 
 
+def test_no_file_of_the_page_imports_itself_through_others() -> None:
+    imports = {}
+    for path in (WEB / "src").rglob("*.ts"):
+        names = re.findall(r'from "(\.[^"]+)"', path.read_text())
+        imports[path] = [(path.parent / name).resolve().with_suffix(".ts") for name in names if "json" not in name]
+    assert {name for names in imports.values() for name in names} <= imports.keys()
+    graphlib.TopologicalSorter(imports).prepare()  # a CycleError names the files
+
+
 def test_the_page_has_pythons_contract() -> None:
     assert json.loads((WEB / "src" / "contract.json").read_bytes()) == page_contract(), (
         "run: python -m sam_edge.web.contract > web/src/contract.json && make web"
@@ -39,7 +49,7 @@ def test_the_page_has_pythons_contract() -> None:
 
 
 def test_the_page_is_small(files: dict[str, Path]) -> None:
-    ours = sum((STATIC / name).stat().st_size for name in ("main.js", "worker.js"))
+    ours = sum((STATIC / name).stat().st_size for name in ("main.js", "worker.js", "offline.js"))
     assert ours <= OUR_SCRIPT_BYTES
     webgpu = {name for name in files if "jspi" in name}
     loaded = {name: path.stat().st_size for name, path in files.items() if name not in webgpu}

@@ -1,7 +1,8 @@
 """How long a person waits, on the real page. Slow, and only meaningful on a quiet machine.
 
 `SAM_EDGE_BROWSER_RECORD=benchmarks/results/browser.jsonl pytest -m slow tests/web/test_latency.py` appends one record
-for each number of threads and holds the bounds; without the variable the figures are only printed.
+for each number of threads; without the variable the figures are only printed. docs/browser.md has the fields and the
+figures: how late is too late depends on the machine, so no bound fails a test here.
 """
 
 from __future__ import annotations
@@ -20,17 +21,14 @@ import pytest
 
 from tests.web.conftest import ASSETS
 from tests.web.test_bad_input import static_host
-from tests.web.test_page import OpenPage, click, idle, open_example
+from tests.web.test_page import OpenPage, at, click, idle, open_example
 
 __all__ = ["static_host"]  # a fixture
 
 pytestmark = pytest.mark.slow
 CLICKS = 60
 WARM_UP = 3
-BOUNDS = {  # issue 7: milliseconds on 2 cores
-    "1": {"click_p90_ms": 80},
-    "2": {"click_p50_ms": 30, "click_p90_ms": 50, "encode_p50_ms": 700, "first_mask_ms": 3000},
-}
+REST_MS = 200  # between arriving and pressing: people look at what they are about to click
 
 
 def measure(open_page: OpenPage, url: str, browser: Any) -> dict[str, Any]:
@@ -40,11 +38,10 @@ def measure(open_page: OpenPage, url: str, browser: Any) -> dict[str, Any]:
     open_example(page, 0)
     click(page, 0.5, 0.25)
     first_mask_ms = page.evaluate("samEdge.timings().firstMaskMs")
-    random = np.random.default_rng(7)
-    for x, y in random.uniform(0.05, 0.95, (CLICKS + WARM_UP, 2)):
-        page.keyboard.press("Escape")  # each click is an object's first
-        click(page, x, y)
-    clicks = page.evaluate("samEdge.timings().clicksMs")[WARM_UP + 1 :]
+    page.evaluate("samEdge.kept")  # a static host's first visit stores the site meanwhile
+    places = np.random.default_rng(7).uniform(0.05, 0.95, (CLICKS + WARM_UP, 2))
+    clicks = click_durations(page, places, rest_ms=0)
+    rested_clicks = click_durations(page, places, rest_ms=REST_MS)
     encodes = []
     for number in (1, 2, 0) * 4:
         page.evaluate("number => document.querySelectorAll('#examples button')[number].click()", number)
@@ -65,11 +62,40 @@ def measure(open_page: OpenPage, url: str, browser: Any) -> dict[str, Any]:
         "threads": threads,
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "load_average": [load_before, os.getloadavg()[0]],
-        "clicks": len(clicks),
-        **{f"click_p{percent}_ms": round(float(np.percentile(clicks, percent)), 2) for percent in (50, 90, 99)},
-        "click_min_ms": round(min(clicks), 2),
+        **click_figures("click", clicks),
+        "rest_ms": REST_MS,
+        **click_figures("rested_click", rested_clicks),
         **{f"encode_p{percent}_ms": round(float(np.percentile(encodes, percent)), 1) for percent in (50, 90)},
         "first_mask_ms": round(first_mask_ms, 1),
+    }
+
+
+def click_durations(page: Any, places: Any, rest_ms: int) -> list[float]:
+    """From event to drawn mask, for each place (x, y) after the first `WARM_UP`; the pointer rests there before.
+
+    0 ms: moved and pressed in the same moment, so the preview has not been asked for before the click is.
+    """
+    before = len(page.evaluate("samEdge.timings().clicksMs"))
+    for x, y in places:
+        page.keyboard.press("Escape")  # each click is an object's first
+        if rest_ms:
+            page.mouse.move(*at(page, x, y))
+            page.wait_for_timeout(rest_ms)
+            page.mouse.down()  # not mouse.click(), which moves once more
+            page.mouse.up()
+            idle(page)
+        else:
+            click(page, x, y)
+    durations: list[float] = page.evaluate("samEdge.timings().clicksMs")[before + WARM_UP :]
+    assert len(durations) == len(places) - WARM_UP
+    return durations
+
+
+def click_figures(name: str, durations: list[float]) -> dict[str, float]:
+    return {
+        f"{name}s": len(durations),
+        **{f"{name}_p{percent}_ms": round(float(np.percentile(durations, percent)), 2) for percent in (50, 90, 99)},
+        f"{name}_min_ms": round(min(durations), 2),
     }
 
 
@@ -87,7 +113,7 @@ def cpu_name() -> str:
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_click_is_answered_while_the_hand_is_still_there(
+def test_how_long_a_person_waits_is_recorded(
     open_page: OpenPage, browser: Any, address: str, static_host: tuple[str, Path], threads: str
 ) -> None:
     time.sleep(1)
@@ -98,5 +124,3 @@ def test_a_click_is_answered_while_the_hand_is_still_there(
         return
     with Path(destination).open("a") as file:
         file.write(json.dumps(record) + "\n")
-    late = {name: record[name] for name, bound in BOUNDS[threads].items() if record[name] > bound}
-    assert not late, f"later than {BOUNDS[threads]}"

@@ -307,6 +307,8 @@ def test_on_a_phone(open_page: OpenPage, address: str, screenshots: Path, scheme
     page.locator("#undo").tap()
     idle(page)
     assert len(objects(page)[0]["points"]) == 1
+    page.locator("#help").tap()
+    assert page.evaluate("document.getElementById('help-text').scrollTop") == 0  # reading begins at the title
 
 
 def test_everything_becomes_objects_and_can_be_stopped(open_page: OpenPage, address: str, screenshots: Path) -> None:

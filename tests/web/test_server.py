@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -194,6 +195,21 @@ def test_without_a_folder_there_is_nothing_to_read_or_write(address: str) -> Non
     assert ask(address, "/api/photos")[0] == 404
     assert write(address, "a.jpg", {"annotations": []})[0] == 404
     assert json.loads(ask(address, "/site.json")[2])["folder"] is False
+
+
+def test_a_saved_site_names_its_build_and_this_server_does_not(
+    url: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    assert "offline" not in json.loads(ask(url, "/site.json")[2])
+    offline = json.loads(Site(files).settings())["offline"]
+    assert set(offline["files"]) == set(files) - {"site.json"}
+    assert offline["files"]["main.js"] == hashlib.sha256(files["main.js"].read_bytes()).hexdigest()
+    changed = tmp_path / "style.css"
+    changed.write_text("body {}")
+    builds = [
+        json.loads(site.settings())["offline"]["build"] for site in (Site(files), Site(files | {"style.css": changed}))
+    ]
+    assert builds[0] == offline["build"] != builds[1]
 
 
 def test_a_written_annotation_is_a_labelled_set(url: str, folder: Path) -> None:

@@ -77,7 +77,7 @@ export async function unpack(data: Uint8Array, format: CompressionFormat, limit:
   return concatenate(parts, size);
 }
 
-async function hexDigest(data: Uint8Array): Promise<string> {
+export async function hexDigest(data: Uint8Array): Promise<string> {
   // Browsers have their own only on HTTPS and localhost; a phone that opens the page over a local network has not.
   const digest = globalThis.crypto?.subtle
     ? new Uint8Array(await crypto.subtle.digest("SHA-256", data as BufferSource))
