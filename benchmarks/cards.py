@@ -25,7 +25,7 @@ from sam_edge.runtimes import ASSETS
 __all__ = ["quality", "render"]
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("MODEL_CARD.md"), Path("docs/export.md"))
+PAGES = (Path("README.md"), Path("MODEL_CARD.md"), Path("docs/export.md"), Path("docs/browser.md"))
 BLOCK = re.compile(r"(<!-- figures: (?P<what>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEBIBYTE = 2**20
 
@@ -121,7 +121,35 @@ def _peers(_: str, results: Path) -> str:
     return peers_table(_records(results / "peers.jsonl")[-1])
 
 
+def _browser(_: str, results: Path) -> str:
+    """The page's waits, of the newest record of each number of threads."""
+    newest_of = {record["threads"]: record for record in _records(results / "browser.jsonl")}
+    head = "| threads | encode | a click at once | a click after the pointer rested 200 ms |"
+    lines = [f"{head} from the address to the first mask |", "|---|---:|---:|---:|---:|"]
+    for threads, record in sorted(newest_of.items()):
+        clicks = [
+            f"{record[f'{name}_p50_ms']:.1f} ms, p90 {record[f'{name}_p90_ms']:.1f} ms"
+            for name in ("click", "rested_click")
+        ]
+        first = f"{record['first_mask_ms'] / 1e3:.1f} s"
+        lines.append(f"| {threads} | {record['encode_p50_ms']:.0f} ms | {' | '.join(clicks)} | {first} |")
+    last = newest_of[max(newest_of)]
+    browser, machine = (
+        last["browser"].capitalize(),
+        f"{last['machine']['cores']} cores of a shared {last['machine']['cpu']}",
+    )
+    command = f"SAM_EDGE_BROWSER_RECORD=benchmarks/results/browser.jsonl {last['command']}"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"`{command}`: {browser}, {last['backend'].upper()}, {machine}; medians of {last['clicks']} clicks.",
+        ]
+    )
+
+
 BLOCKS: dict[str, Callable[[str, Path], str]] = {
+    "browser": _browser,
     "formats": _formats,
     "latency": _latency,
     "peers": _peers,

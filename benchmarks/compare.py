@@ -1,7 +1,7 @@
 """Two runs of the same matrix: what became faster or slower, and what is this machine's noise.
 
 A stage's ratio is NEW's median over rounds divided by OLD's, with a 95 % bootstrap interval over the rounds of both.
-It counts where the whole interval lies outside the noise, which is the widest of
+It counts where that interval lies beyond the machine's own change and the ratio outside the noise, the widest of
 - the interval of the null comparison in either run (one configuration against itself, round by round),
 - how much faster or slower a matrix product, which knows nothing of our code, ran in NEW,
 - 3 %.
@@ -86,7 +86,7 @@ def compare(old: Sequence[Record], new: Sequence[Record]) -> Comparison:
             continue
         for stage in STAGES:
             noise = _widest([_null_interval(side, stage) for side in (before, after)] + [(drift, drift)])
-            changes.append(_change(name, stage, first, second, noise))
+            changes.append(_change(name, stage, first, second, noise, max(drift, 1 / drift)))
         worse = _worse_masks(first, second)
         if worse:
             masks[name] = worse
@@ -147,15 +147,22 @@ def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Callable[..., An
     return float(found.low), float(found.high)
 
 
-def _change(name: str, stage: str, old: Record, new: Record, noise: Interval) -> Change:
+def _change(name: str, stage: str, old: Record, new: Record, noise: Interval, shift: float) -> Change:
     rounds = [record["stages"][stage]["round_p50_ms"] for record in (old, new)]
     before, after = (float(np.median(part)) for part in rounds)
     if min(len(part) for part in rounds) < MIN_ROUNDS:
         ratio = after / before
         return Change(name, stage, before, after, ratio, ratio, ratio, *noise, "too few rounds")
     ratio, low, high = ratio_interval(rounds[1], rounds[0])
-    verdict = "slower" if low > noise[1] else "faster" if high < noise[0] else "within noise"
+    verdict = _verdict(ratio, low, high, noise, shift)
     return Change(name, stage, before, after, ratio, low, high, *noise, verdict)
+
+
+def _verdict(ratio: float, low: float, high: float, noise: Interval, shift: float) -> str:
+    """Is it surely more than the machine's own `shift`, and larger than one configuration's difference from itself?"""
+    if low > shift and ratio > noise[1]:
+        return "slower"
+    return "faster" if high < 1 / shift and ratio < noise[0] else "within noise"
 
 
 def _null_interval(side: dict[str, Record], stage: str) -> Interval | None:
