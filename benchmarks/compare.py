@@ -1,10 +1,10 @@
 """Two runs of the same matrix: what became faster or slower, and what is this machine's noise.
 
-A stage's ratio is NEW's median over rounds divided by OLD's, with a 95 % bootstrap interval over the rounds of both.
-It counts where that interval lies beyond the machine's own change and the ratio outside the noise, the widest of
-- the interval of the null comparison in either run (one configuration against itself, round by round),
-- how much faster or slower a matrix product, which knows nothing of our code, ran in NEW,
-- 3 %.
+Beside every stage a yardstick ran that knows nothing of our code. A stage's value in a round is its median over the
+yardstick's, so that a machine that was slower then is taken out; its ratio is NEW's median over rounds divided by
+OLD's, with a 95 % bootstrap interval over the rounds of both. It counts where that interval leaves 1 and the ratio
+lies outside the noise: the wider of 3 % and the interval of the null comparison in either run (one configuration
+against itself, round by round).
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ MIN_ROUNDS = 3
 STAGES = ("encode", "click", "end_to_end")
 IOU_LOSS, MIOU_LOSS_PERCENT = 0.005, 0.5  # masks that are worse by more are a regression
 
+WITHOUT_YARDSTICK = "a run has no yardstick beside its stages: what the machine itself changed stays in the ratios"
+
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One stage of one row. `verdict`: faster, slower, within noise, or too few rounds."""
+    """One stage of one row. `ratio` is between the yardsticks, where both runs have them, unlike the milliseconds.
+
+    `verdict`: faster, slower, within noise, or too few rounds.
+    """
 
     row: str
     stage: str
@@ -74,19 +79,17 @@ def compare(old: Sequence[Record], new: Sequence[Record]) -> Comparison:
         ]
     if not any("null_of" in r for r in (*before.values(), *after.values())):
         notes.append(f"neither run has a null comparison: noise is taken as {100 * LEAST_NOISE:.0f} %")
+    beside = _have_yardsticks(before) and _have_yardsticks(after)
+    notes += _drift(before, after) if beside else [WITHOUT_YARDSTICK]
+    runs = _Run(before, beside), _Run(after, beside)
     changes, masks = [], {}
-    drift = _drift(old, new)
-    if not 1 / (1 + LEAST_NOISE) < drift < 1 + LEAST_NOISE:
-        notes.append(f"the machine itself took {drift:.2f} times as long in NEW (a matrix product beside every row)")
     for name in rows:
         first, second = before[name], after[name]
         if first["status"] != MEASURED or second["status"] != MEASURED:
             if first["status"] != second["status"]:
                 notes.append(f"{name} was {first['status']}, now {second['status']}")
             continue
-        for stage in STAGES:
-            noise = _widest([_null_interval(side, stage) for side in (before, after)] + [(drift, drift)])
-            changes.append(_change(name, stage, first, second, noise, max(drift, 1 / drift)))
+        changes += [_change(name, stage, *runs) for stage in STAGES]
         worse = _worse_masks(first, second)
         if worse:
             masks[name] = worse
@@ -147,48 +150,70 @@ def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Callable[..., An
     return float(found.low), float(found.high)
 
 
-def _change(name: str, stage: str, old: Record, new: Record, noise: Interval, shift: float) -> Change:
-    rounds = [record["stages"][stage]["round_p50_ms"] for record in (old, new)]
-    before, after = (float(np.median(part)) for part in rounds)
-    if min(len(part) for part in rounds) < MIN_ROUNDS:
-        ratio = after / before
-        return Change(name, stage, before, after, ratio, ratio, ratio, *noise, "too few rounds")
-    ratio, low, high = ratio_interval(rounds[1], rounds[0])
-    verdict = _verdict(ratio, low, high, noise, shift)
-    return Change(name, stage, before, after, ratio, low, high, *noise, verdict)
+@dataclass(frozen=True)
+class _Run:
+    """Records by their names; with `beside`, a stage's rounds are multiples of the yardstick's."""
+
+    records: dict[str, Record]
+    beside: bool
+
+    def p50_ms(self, name: str, stage: str) -> float:
+        return float(np.median(self.records[name]["stages"][stage]["round_p50_ms"]))
+
+    def rounds(self, name: str, stage: str) -> list[float]:
+        found = self.records[name]["stages"][stage]
+        if not self.beside:
+            return list(found["round_p50_ms"])
+        return [ms / mark for ms, mark in zip(found["round_p50_ms"], found["round_yardstick_ms"], strict=True)]
+
+    def null_interval(self, stage: str) -> Interval:
+        """Of the ratios of one configuration with itself, round by round; 1 to 1 where the run has no such pair."""
+        again = next((name for name, record in self.records.items() if "null_of" in record), "")
+        first = self.records[again]["null_of"] if again else ""
+        if not all("stages" in self.records.get(name, {}) for name in (again, first)):
+            return 1.0, 1.0
+        pairs = zip(self.rounds(again, stage), self.rounds(first, stage), strict=False)
+        ratios = [a / b for a, b in pairs]
+        return median_interval(ratios) if len(ratios) >= MIN_ROUNDS else (1.0, 1.0)
 
 
-def _verdict(ratio: float, low: float, high: float, noise: Interval, shift: float) -> str:
-    """Is it surely more than the machine's own `shift`, and larger than one configuration's difference from itself?"""
-    if low > shift and ratio > noise[1]:
-        return "slower"
-    return "faster" if high < 1 / shift and ratio < noise[0] else "within noise"
+def _change(name: str, stage: str, old: _Run, new: _Run) -> Change:
+    noise = _noise(old.null_interval(stage), new.null_interval(stage))
+    times = old.p50_ms(name, stage), new.p50_ms(name, stage)
+    before, after = (run.rounds(name, stage) for run in (old, new))
+    if min(len(before), len(after)) < MIN_ROUNDS:
+        ratio = float(np.median(after) / np.median(before))
+        return Change(name, stage, *times, ratio, ratio, ratio, *noise, "too few rounds")
+    ratio, low, high = ratio_interval(after, before)
+    verdict = "within noise"
+    if low > 1 and ratio > noise[1]:
+        verdict = "slower"
+    elif high < 1 and ratio < noise[0]:
+        verdict = "faster"
+    return Change(name, stage, *times, ratio, low, high, *noise, verdict)
 
 
-def _null_interval(side: dict[str, Record], stage: str) -> Interval | None:
-    """Of the ratios of one configuration with itself, round by round; None where the run has no such pair."""
-    again = next((record for record in side.values() if "null_of" in record), None)
-    first = side.get(again["null_of"]) if again is not None else None
-    if again is None or first is None or "stages" not in again or "stages" not in first:
-        return None
-    pairs = zip(again["stages"][stage]["round_p50_ms"], first["stages"][stage]["round_p50_ms"], strict=False)
-    ratios = [a / b for a, b in pairs]
-    if len(ratios) < MIN_ROUNDS:
-        return None
-    return median_interval(ratios)
-
-
-def _drift(old: Sequence[Record], new: Sequence[Record]) -> float:
-    """How much slower the machine itself was in NEW: it moves every ratio, whatever the code does."""
-    before, after = ([x for record in run for x in record.get("yardstick_ms", ())] for run in (old, new))
-    return float(np.median(after) / np.median(before)) if before and after else 1.0
-
-
-def _widest(intervals: Sequence[Interval | None]) -> Interval:
-    """Around 1, the same to both sides as a factor: which of two equal things is called the new one is arbitrary."""
-    farthest = max(max(high, 1 / low) for low, high in (i for i in intervals if i is not None)) if any(intervals) else 1
-    noise = max(farthest, 1 + LEAST_NOISE)
+def _noise(*intervals: Interval) -> Interval:
+    """The widest, the same to both sides as a factor: which of two equal things is called the new one is arbitrary."""
+    noise = max(1 + LEAST_NOISE, *(max(high, 1 / low) for low, high in intervals))
     return 1 / noise, noise
+
+
+def _have_yardsticks(side: dict[str, Record]) -> bool:
+    return all("round_yardstick_ms" in r["stages"][stage] for r in side.values() if "stages" in r for stage in STAGES)
+
+
+def _drift(old: dict[str, Record], new: dict[str, Record]) -> list[str]:
+    """A note where the machine itself was slower or faster in NEW."""
+
+    def yardstick_ms(side: dict[str, Record]) -> float:
+        stages = [r["stages"][stage] for r in side.values() if "stages" in r for stage in STAGES]
+        return float(np.median([ms for stage in stages for ms in stage["round_yardstick_ms"]] or [1.0]))
+
+    change = yardstick_ms(new) / yardstick_ms(old)
+    if 1 / (1 + LEAST_NOISE) < change < 1 + LEAST_NOISE:
+        return []
+    return [f"the machine itself took {change:.2f} times as long in NEW, by its yardstick: the ratios are without that"]
 
 
 def _worse_masks(old: Record, new: Record) -> str:

@@ -159,10 +159,10 @@ def _latency(entries: Sequence[Entry]) -> dict[str, Any]:
         "first_ms": [round(result["first_ms"], 3) for result in results],
         "stages": {
             stage: summarise([result["samples_ms"][stage] for result in results])
+            | {"round_yardstick_ms": [round(result["yardstick_ms"][stage], 4) for result in results]}
             for stage in ("preprocess", "encode", "decode", "postprocess", "click", "end_to_end")
         },
         **({"memory": memory} if memory else {}),
-        "yardstick_ms": [round(result["yardstick_ms"], 5) for result in results],
     }
 
 

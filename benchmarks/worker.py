@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_edge.benchmarks.machine import memory_bytes
-from sam_edge.benchmarks.timing import repeat
+from sam_edge.benchmarks.timing import repeat, repeat_beside
+from sam_edge.benchmarks.yardstick import Yardstick
 from sam_edge.contract import Runtime
 from sam_edge.errors import CheckpointError, SamEdgeError, require
 
@@ -29,8 +30,6 @@ EXIT_REFUSED = 3  # what was asked cannot be done here; the file has the reason
 NUM_INPUTS = 4  # photos that differ, so that no iteration repeats the one before
 SHIFT_PX = 16
 JPEG_QUALITY = 90
-YARDSTICK_SIDE = 384
-YARDSTICK_SECONDS = 0.15
 WINDOW_S = 10.0  # of the sustained scenario
 
 Photo = NDArray[np.uint8]
@@ -81,7 +80,8 @@ def single(job: dict[str, Any]) -> dict[str, Any]:
     from sam_edge.image import preprocess, read_photo
     from sam_edge.predictor import SamPredictor
 
-    inputs, before = Inputs(job["photo"]), memory_bytes()
+    inputs, yardstick = Inputs(job["photo"]), Yardstick()
+    before = memory_bytes()
     start = perf_counter()
     engine = load_engine(job)
     load_ms = 1e3 * (perf_counter() - start)
@@ -95,6 +95,8 @@ def single(job: dict[str, Any]) -> dict[str, Any]:
 
     def click(i: int) -> None:
         predictor.predict(inputs.click(i), np.array([1]), multimask_output=False)
+        if i == 0:  # a warm-up
+            return
         for stage, samples in parts.items():
             samples.append(predictor.timings_ms[stage])
 
@@ -103,31 +105,28 @@ def single(job: dict[str, Any]) -> dict[str, Any]:
         predictor.predict(inputs.click(i), np.array([1]), multimask_output=False)
 
     tensors = [preprocess(photo, engine.spec)[0] for photo in inputs.photos]
-    timed = _timer(job)
-    samples = {
-        "preprocess": timed(lambda i: preprocess(inputs.photo(i), engine.spec)),
-        "encode": timed(lambda i: engine.encode(tensors[i % NUM_INPUTS])),
-        "click": timed(click),
-        "end_to_end": timed(end_to_end),
+    stages: dict[str, Callable[[int], object]] = {
+        "preprocess": lambda i: preprocess(inputs.photo(i), engine.spec),
+        "encode": lambda i: engine.encode(tensors[i % NUM_INPUTS]),
+        "click": click,
+        "end_to_end": end_to_end,
     }
-    samples |= {stage: values[1:] for stage, values in parts.items()}  # the first was the warm-up's
+    timed = {
+        name: repeat_beside(stage, yardstick, job["min_iterations"], job["min_seconds"])
+        for name, stage in stages.items()
+    }
     memory = memory_bytes()
+    beside = {name: float(np.median(marks)) for name, (_, marks) in timed.items()}
     return {
         "load_ms": load_ms,
         "first_ms": first_ms,
-        "samples_ms": samples,
+        "samples_ms": {name: samples for name, (samples, _) in timed.items()} | parts,
+        "yardstick_ms": beside | dict.fromkeys(parts, beside["click"]),
         "memory_before_load": before,
         "memory_after": memory,
-        "yardstick_ms": float(np.median(_yardstick())),
         "photo": {"width_px": inputs.width, "height_px": inputs.height},
         "image_size_px": engine.spec.image_size,
     }
-
-
-def _yardstick() -> list[float]:
-    """A matrix product that knows nothing of our code: how fast this machine was just now."""
-    matrix = np.random.default_rng(0).normal(size=(YARDSTICK_SIDE, YARDSTICK_SIDE)).astype(np.float32)
-    return repeat(lambda _: matrix @ matrix, 5, YARDSTICK_SECONDS)
 
 
 def multi(job: dict[str, Any]) -> dict[str, Any]:
@@ -254,10 +253,6 @@ TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "ceilings": ceilings,
     "peer": peer,
 }
-
-
-def _timer(job: dict[str, Any]) -> Callable[[Callable[[int], object]], list[float]]:
-    return lambda stage: repeat(stage, job["min_iterations"], job["min_seconds"])
 
 
 def _jpeg(photo: Photo) -> bytes:

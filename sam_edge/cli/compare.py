@@ -24,8 +24,8 @@ EXIT_REGRESSION = 1
 def command(old: str, new: str, fail_on_regression: bool, as_json: bool) -> int:
     """Say per row of OLD and NEW (files of `sam-edge bench`) what is faster, slower or within noise.
 
-    Ratios are NEW's latency divided by OLD's, with 95 % bootstrap intervals over rounds. What lies inside the null
-    comparison's interval, or could be the machine's own drift, is noise.
+    Ratios are NEW's latency divided by OLD's, each as a multiple of the yardstick that ran beside it, with 95 %
+    bootstrap intervals over rounds. What lies inside the null comparison's interval is noise.
     """
     from sam_edge.benchmarks.compare import compare
     from sam_edge.benchmarks.records import read_records

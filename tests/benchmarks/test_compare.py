@@ -32,9 +32,25 @@ def test_a_change_of_15_percent_is_named_in_its_row_only(factor: float, verdict:
     assert change.low < change.ratio < change.high and change.ratio == pytest.approx(factor, abs=0.06)
 
 
-def test_a_machine_that_was_slower_as_a_whole_is_noise_and_not_a_regression() -> None:
+def test_a_machine_that_was_slower_as_a_whole_is_named_and_not_a_regression() -> None:
     found = compare(made_run(NAMES, 1), made_run(NAMES, 2, machine=1.2))
     assert {change.verdict for change in found.changes} == {"within noise"}
+    assert any("the machine itself took 1.2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("machine", [0.9, 1.1])
+def test_a_change_is_named_although_the_machine_drifted_meanwhile(machine: float) -> None:
+    found = compare(made_run(NAMES, 1), made_run(NAMES, 2, machine=machine, slower=1.15))
+    assert {change.verdict for change in found.changes} == {"slower"}
+
+
+def test_without_a_yardstick_beside_the_stages_the_drift_is_said_to_remain() -> None:
+    old, new = made_run(NAMES, 1), made_run(NAMES, 2, machine=1.2)
+    for stage in old[0]["stages"].values():
+        del stage["round_yardstick_ms"]
+    found = compare(old, new)
+    assert any("no yardstick beside its stages" in note for note in found.notes)
+    assert {change.verdict for change in found.changes} == {"slower"}
 
 
 def test_a_noisy_null_comparison_widens_the_noise() -> None:

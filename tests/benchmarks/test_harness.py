@@ -15,6 +15,7 @@ from sam_edge.benchmarks.matrix import expand
 from sam_edge.benchmarks.process import Limits, run_job
 from sam_edge.benchmarks.records import read_records, write_records
 from sam_edge.benchmarks.summary import Summary
+from sam_edge.benchmarks.timing import BLOCKS
 from sam_edge.errors import DataError
 from tests.benchmarks.faults import FAULTY_THREADS, plant
 from tests.sa1b import PHOTOS
@@ -71,7 +72,8 @@ def test_latency_memory_and_masks_stand_in_one_record(whole_run: tuple[list[dict
     stages = {"preprocess", "encode", "decode", "postprocess", "click", "end_to_end"}
     assert record["stages"].keys() == stages
     for stage in record["stages"].values():
-        assert stage["iterations"] == 6 and len(stage["round_p50_ms"]) == 2
+        assert stage["iterations"] == 2 * BLOCKS  # in each of two rounds: three were asked for, a block has one
+        assert len(stage["round_p50_ms"]) == len(stage["round_yardstick_ms"]) == 2
         assert 0 < stage["min_ms"] <= stage["p50_ms"] <= stage["p90_ms"] <= stage["p99_ms"]
     assert len(record["load_ms"]) == len(record["first_ms"]) == len(record["rounds"]) == 2
     assert record["memory"]["peak_bytes"] > record["memory"]["before_load_bytes"] > 0

@@ -5,7 +5,7 @@ from time import perf_counter
 
 import pytest
 
-from sam_edge.benchmarks.timing import QUANTILES, repeat, summarise
+from sam_edge.benchmarks.timing import BLOCKS, QUANTILES, YARDSTICKS, repeat, repeat_beside, summarise
 
 STAGE_MS = 10.0
 
@@ -33,6 +33,15 @@ def test_a_stage_is_repeated_often_enough_and_long_enough() -> None:
     start = perf_counter()
     repeat(calls.append, 1, 0.05)
     assert perf_counter() - start >= 0.05
+
+
+def test_the_yardstick_runs_before_each_block_of_a_stage_whose_iterations_count_on() -> None:
+    calls: list[str] = []
+    samples, beside = repeat_beside(lambda i: calls.append(f"s{i}"), lambda _: calls.append("y"), 10, 0.0)
+    assert (len(samples), len(beside)) == (10, BLOCKS * YARDSTICKS)
+    yardsticks = ["y"] * (YARDSTICKS + 1)  # the first is the warm-up
+    assert calls[: 2 * len(yardsticks) + 6] == [*yardsticks, "s0", "s1", "s2", *yardsticks, "s0", "s3", "s4"]
+    assert calls[-1] == "s10"
 
 
 def test_a_summary_has_percentiles_of_all_iterations_and_the_median_of_each_round() -> None:
