@@ -134,18 +134,10 @@ def _browser(_: str, results: Path) -> str:
         first = f"{record['first_mask_ms'] / 1e3:.1f} s"
         lines.append(f"| {threads} | {record['encode_p50_ms']:.0f} ms | {' | '.join(clicks)} | {first} |")
     last = newest_of[max(newest_of)]
-    browser, machine = (
-        last["browser"].capitalize(),
-        f"{last['machine']['cores']} cores of a shared {last['machine']['cpu']}",
-    )
     command = f"SAM_EDGE_BROWSER_RECORD=benchmarks/results/browser.jsonl {last['command']}"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"`{command}`: {browser}, {last['backend'].upper()}, {machine}; medians of {last['clicks']} clicks.",
-        ]
-    )
+    machine = f"{last['machine']['cores']} cores of a shared {last['machine']['cpu']}"
+    where = f"{last['browser'].capitalize()}, {last['backend'].upper()}, {machine}"
+    return "\n".join([*lines, "", f"`{command}`: {where}; medians of {last['clicks']} clicks."])
 
 
 BLOCKS: dict[str, Callable[[str, Path], str]] = {

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from sam_edge.benchmarks.labels import CHARACTER, LINE, MOST_NAMED, Labels, apart, beside
 from sam_edge.benchmarks.records import Record
 from sam_edge.benchmarks.svg import Chart, Scale, linear_ticks, log_ticks, padded, shown, tick_text
 
 __all__ = [
     "PARTS",
-    "Labels",
     "accuracy",
     "distributions",
     "front",
@@ -26,37 +24,6 @@ PARTS = ("preprocess", "encode", "decode", "postprocess")  # what adds up to a f
 RUNTIME_CLASSES = {"onnx": 0, "openvino": 1, "tflite": 2, "torch": 3, "coreml": 4}
 ROW, BAR = 44.0, 16.0
 FRONT_HEIGHT = 360.0
-CHARACTER, LINE = 7.2, 14.0  # of a name in a chart
-MOST_NAMED = 16
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Short names of rows: only what tells them apart."""
-
-    names: dict[str, str]
-
-    @staticmethod
-    def of(records: Sequence[Record]) -> Labels:
-        parts = {r["configuration"]["name"]: _parts(r) for r in records}
-        columns = list(zip(*parts.values(), strict=True))
-        varying = [i for i, column in enumerate(columns) if len(set(column)) > 1] or [1]
-        short = {name: " ".join(p for i in varying if (p := part[i])) for name, part in parts.items()}
-        unique = len(set(short.values())) == len(short)
-        return Labels(short if unique else {name: name for name in parts})
-
-    def __call__(self, record: Record) -> str:
-        name: str = record["configuration"]["name"]
-        return self.names.get(name, name)
-
-
-def _parts(record: Record) -> tuple[str, ...]:
-    configuration = record["configuration"]
-    side = record.get("image_size_px") or configuration.get("size_px")
-    size = f"{side} px" if side else ""
-    threads = configuration["threads"]
-    count = "any threads" if not threads else f"{threads} thread{'s' * (threads > 1)}"
-    return configuration["model"], configuration["runtime"], configuration["precision"], size, count
 
 
 def colour(record: Record) -> str:
@@ -99,12 +66,11 @@ def front(records: Sequence[Record], labels: Labels, width: float) -> Chart | No
         chart.add("polyline", points=" ".join(f"{x(t):.1f},{y(a):.1f}" for t, a, _ in best), cls="front")
     places = [(x(time), y(height)) for time, height, _ in points]
     names = [labels(record) if len(points) <= MOST_NAMED else "" for _, _, record in points]
-    for (time, height, record), place, name in zip(points, _beside(places, names, width), names, strict=True):
+    for (time, height, record), place, name in zip(points, beside(places, names, width), names, strict=True):
         told = f"{record['configuration']['name']}: {shown(time)} ms, {height:.1f} %"
         chart.add("circle", cx=x(time), cy=y(height), r=6, cls=f"{colour(record)} mark", title=told)
         if name:
-            at_x, at_y, anchor = place
-            chart.text(at_x, at_y + 4, name, "name", anchor)
+            chart.text(place.x, place.y + 4, name, "name", place.anchor)
     return chart
 
 
@@ -121,34 +87,6 @@ def _pareto(points: Sequence[tuple[float, float, Record]]) -> list[tuple[float, 
         if not best or point[1] > best[-1][1]:
             best.append(point)
     return best
-
-
-def _beside(
-    places: Sequence[tuple[float, float]], names: Sequence[str], width: float
-) -> list[tuple[float, float, str]]:
-    """(x, y, anchor) of each point's name: beside it, or as near as no point and no other name is in the way."""
-    taken = [(px - 7, px + 7, py) for px, py in places]
-    found = []
-    for (px, py), name in zip(places, names, strict=True):
-        wide = CHARACTER * len(name)
-        sides = [("start", px + 10, px + 10, px + 10 + wide), ("end", px - 10, px - 10 - wide, px - 10)]
-        options = [
-            (anchor, at, left, right, py + away)
-            for away in (0, 15, -15, 30, -30, 45, -45, 60, -60)
-            for anchor, at, left, right in sides
-            if left > 0 and right < width
-        ] or [("start", px + 10, px + 10, px + 10 + wide, py)]
-        free = (
-            option
-            for option in options
-            if not any(
-                option[2] < end and option[3] > start and abs(option[4] - at_y) < LINE for start, end, at_y in taken
-            )
-        )
-        anchor, at, left, right, height = next(free, options[0])
-        taken.append((left, right, height))
-        found.append((at, height, anchor))
-    return found
 
 
 def stage_bars(records: Sequence[Record], labels: Labels, width: float) -> Chart:
@@ -281,7 +219,7 @@ def _lines(
     chart.text((52 + right) / 2, height - 8, x_name, "axis", "middle")
     chart.text(4, 14, y_name, "axis")
     for name, at_y, (_, _, record) in zip(
-        names, _apart([y(values[-1]) for _, values, _ in points], height - 46), points, strict=False
+        names, apart([y(values[-1]) for _, values, _ in points], height - 46), points, strict=False
     ):
         chart.text(right + 8, at_y + 4, name, f"{colour(record)} end")
     for at, values, record in points:
@@ -292,21 +230,6 @@ def _lines(
                 "circle", cx=x(a), cy=y(v), r=2.5, cls=f"{colour(record)} mark", title=f"{labels(record)}: {shown(v)}"
             )
     return chart
-
-
-def _apart(heights: Sequence[float], bottom: float) -> list[float]:
-    """The same heights, moved so that each is a line from the next and none is below the bottom."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    found = list(heights)
-    free = -math.inf
-    for i in order:
-        found[i] = max(found[i], free)
-        free = found[i] + LINE
-    free = bottom
-    for i in reversed(order):
-        found[i] = min(found[i], free)
-        free = found[i] - LINE
-    return found
 
 
 def _axis(chart: Chart, x: Scale, top: float, unit: str) -> None:

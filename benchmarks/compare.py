@@ -1,35 +1,30 @@
 """Two runs of the same matrix: what became faster or slower, and what is this machine's noise.
 
 Beside every stage a yardstick ran that knows nothing of our code. A stage's value in a round is its median over the
-yardstick's, so that a machine that was slower then is taken out; its ratio is NEW's median over rounds divided by
-OLD's, with a 95 % bootstrap interval over the rounds of both. It counts where that interval leaves 1 and the ratio
-lies outside the noise: the wider of 3 % and the interval of the null comparison in either run (one configuration
-against itself, round by round).
+yardstick's, so that a machine that was slower then is taken out; its ratio is NEW's middle over rounds (the mean
+without the fifth at either end) divided by OLD's, with a 95 % bootstrap interval over the rounds of both. It counts
+where that interval leaves 1 and the ratio lies outside the noise: the wider of 3 % and the interval of the null
+comparison (one configuration against itself, round by round, in both runs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sam_edge.benchmarks.intervals import MIN_ROUNDS, Interval, middle_interval, ratio_interval
 from sam_edge.benchmarks.records import MEASURED, Record
-from sam_edge.errors import require
 
-__all__ = ["Change", "Comparison", "compare", "machine_differences", "median_interval", "ratio_interval"]
+__all__ = ["Change", "Comparison", "compare", "machine_differences"]
 
 LEAST_NOISE = 0.03
-RESAMPLES = 2000
-MIN_ROUNDS = 3
 STAGES = ("encode", "click", "end_to_end")
 IOU_LOSS, MIOU_LOSS_PERCENT = 0.005, 0.5  # masks that are worse by more are a regression
 
 WITHOUT_YARDSTICK = "a run has no yardstick beside its stages: what the machine itself changed stays in the ratios"
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -123,33 +118,6 @@ def machine_differences(old: dict[str, Record], new: dict[str, Record]) -> list[
     return [*found, *([f"versions differ: {', '.join(versions)}"] if versions else [])]
 
 
-def ratio_interval(new: Sequence[float], old: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio of the medians over rounds, and its 95 % bootstrap interval, the rounds of both drawn independently."""
-
-    def ratio(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> Any:
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
-
-    return float(ratio(np.asarray(new), np.asarray(old))), *_bootstrap((new, old), ratio)
-
-
-def median_interval(values: Sequence[float]) -> Interval:
-    """95 % bootstrap interval of the median of one value a round."""
-    return _bootstrap((values,), lambda x, axis=-1: np.median(x, axis=axis))
-
-
-def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Callable[..., Any]) -> Interval:
-    stats = require("scipy.stats", extra="bench")
-    found = stats.bootstrap(
-        tuple(np.asarray(sample, np.float64) for sample in samples),
-        statistic,
-        n_resamples=RESAMPLES,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
 @dataclass(frozen=True)
 class _Run:
     """Records by their names; with `beside`, a stage's rounds are multiples of the yardstick's."""
@@ -166,19 +134,18 @@ class _Run:
             return list(found["round_p50_ms"])
         return [ms / mark for ms, mark in zip(found["round_p50_ms"], found["round_yardstick_ms"], strict=True)]
 
-    def null_interval(self, stage: str) -> Interval:
-        """Of the ratios of one configuration with itself, round by round; 1 to 1 where the run has no such pair."""
+    def null_ratios(self, stage: str) -> list[float]:
+        """Of one configuration to itself, round by round; empty where the run has no such pair."""
         again = next((name for name, record in self.records.items() if "null_of" in record), "")
         first = self.records[again]["null_of"] if again else ""
         if not all("stages" in self.records.get(name, {}) for name in (again, first)):
-            return 1.0, 1.0
+            return []
         pairs = zip(self.rounds(again, stage), self.rounds(first, stage), strict=False)
-        ratios = [a / b for a, b in pairs]
-        return median_interval(ratios) if len(ratios) >= MIN_ROUNDS else (1.0, 1.0)
+        return [a / b for a, b in pairs]
 
 
 def _change(name: str, stage: str, old: _Run, new: _Run) -> Change:
-    noise = _noise(old.null_interval(stage), new.null_interval(stage))
+    noise = _noise(old.null_ratios(stage) + new.null_ratios(stage))
     times = old.p50_ms(name, stage), new.p50_ms(name, stage)
     before, after = (run.rounds(name, stage) for run in (old, new))
     if min(len(before), len(after)) < MIN_ROUNDS:
@@ -193,9 +160,10 @@ def _change(name: str, stage: str, old: _Run, new: _Run) -> Change:
     return Change(name, stage, *times, ratio, low, high, *noise, verdict)
 
 
-def _noise(*intervals: Interval) -> Interval:
-    """The widest, the same to both sides as a factor: which of two equal things is called the new one is arbitrary."""
-    noise = max(1 + LEAST_NOISE, *(max(high, 1 / low) for low, high in intervals))
+def _noise(null_ratios: list[float]) -> Interval:
+    """The same to both sides as a factor: which of two equal things is called the new one is arbitrary."""
+    low, high = middle_interval(null_ratios) if len(null_ratios) >= MIN_ROUNDS else (1.0, 1.0)
+    noise = max(1 + LEAST_NOISE, high, 1 / low)
     return 1 / noise, noise
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sam_edge.benchmarks.compare import MIN_ROUNDS, median_interval
+from sam_edge.benchmarks.intervals import MIN_ROUNDS, median_interval
 from sam_edge.benchmarks.machine import describe_machine
 from sam_edge.benchmarks.process import Limits, run_job
 from sam_edge.benchmarks.timing import repeat
