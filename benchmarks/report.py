@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_edge.benchmarks import charts
-from sam_edge.benchmarks.charts import Labels
+from sam_edge.benchmarks.labels import Labels
 from sam_edge.benchmarks.records import MEASURED, Record
 from sam_edge.benchmarks.svg import Chart, shown
 from sam_edge.errors import DataError, OutputError, require

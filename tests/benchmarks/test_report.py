@@ -4,15 +4,11 @@ import base64
 import re
 import time
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sam_edge.benchmarks import charts
 from sam_edge.benchmarks.report import MOST_DRAWN, write_report
 from sam_edge.benchmarks.svg import linear_ticks, log_ticks, shown
 from sam_edge.errors import DataError
@@ -150,30 +146,3 @@ def test_operators_are_shown_against_the_ceiling_of_their_own_precision(tmp_path
     text = markdown.read_text()
     assert "| Conv | 1 | 1.00 | 50 % | 20.0 | 50 % | 1.00 | 10 % |" in text
     assert "| QLinearConv | 1 | 1.00 | 50 % | 20.0 | 20 % | 1.00 | 10 % |" in text
-
-
-@given(st.lists(st.floats(26, 214), max_size=9))
-def test_names_at_the_ends_of_lines_do_not_overlap(heights: list[float]) -> None:
-    placed = sorted(charts._apart(heights, 214.0))
-    assert all(low + charts.LINE <= high + 1e-6 for low, high in pairwise(placed))
-    assert all(height <= 214.0 for height in placed)
-    assert len(placed) == len(heights)
-
-
-def test_a_name_beside_a_point_covers_no_other_point_and_no_other_name() -> None:
-    places = [(60.0, 100.0), (75.0, 101.0), (80.0, 102.0), (300.0, 100.0)]
-    names = ["onnx fp32", "openvino fp32", "tflite fp32", "torch fp32"]
-    found = charts._beside(places, names, 340.0)
-    boxes = []
-    for (x, y, anchor), name in zip(found, names, strict=True):
-        wide = charts.CHARACTER * len(name)
-        boxes.append((x - wide, x, y) if anchor == "end" else (x, x + wide, y))
-    boxes += [(x - 7, x + 7, y) for x, y in places]
-    overlaps = [
-        (one, other)
-        for i, one in enumerate(boxes)
-        for other in boxes[i + 1 :]
-        if one[0] < other[1] and other[0] < one[1] and abs(one[2] - other[2]) < charts.LINE
-    ]
-    points = {(x - 7, x + 7, y) for x, y in places}
-    assert [pair for pair in overlaps if not points.issuperset(pair)] == []

@@ -119,6 +119,10 @@ def test_how_long_a_person_waits_is_recorded(
     time.sleep(1)
     record = measure(open_page, address if threads == "2" else static_host[0], browser)
     print(json.dumps(record))
+    assert record["threads"] == int(threads)
+    assert record["clicks"] == record["rested_clicks"] == CLICKS
+    assert all(value > 0 for name, value in record.items() if name.endswith("_ms"))
+    assert record["rested_click_p50_ms"] < record["click_p50_ms"]  # its mask was drawn while the pointer rested
     destination = os.environ.get("SAM_EDGE_BROWSER_RECORD")
     if not destination:
         return

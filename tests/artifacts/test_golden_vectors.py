@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from sam_edge.artifact import open_artifact, write_artifact
 from sam_edge.errors import ArtifactError
 from sam_edge.golden_vectors import check_embeddings, compare, pack, record, unpack
 from sam_edge.runtimes import with_onnxruntime
-from tests.artifact_files import put, read_all
+from tests.artifacts.artifact_files import put, read_all
 from tests.small_artifact import (
     ENCODER,
     SPEC,
@@ -28,19 +27,7 @@ from tests.small_artifact import (
     small_manifest,
     small_photo,
     small_prompts,
-    whole_artifact,
 )
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole artifact with two golden photos."""
-    return whole_artifact(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "small"))
 
 
 def bomb() -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,11 @@ from sam_edge import manifest_json
 from sam_edge.artifact import open_artifact
 from sam_edge.errors import ArtifactError
 from sam_edge.manifest import Manifest, contract_tensors
-from tests.artifact_files import edit, set_at
+from tests.artifacts.artifact_files import edit, set_at
 from tests.small_artifact import (
     SPEC,
     small_manifest,
-    whole_artifact,
 )
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole artifact with two golden photos."""
-    return whole_artifact(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "small"))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import onnx
@@ -14,7 +13,7 @@ from sam_edge.artifact import Artifact, open_artifact, record_quality, write_art
 from sam_edge.contract import ModelSpec
 from sam_edge.errors import ArtifactError, ExportError, OutputError
 from sam_edge.manifest import contract_tensors
-from tests.artifact_files import edit, put, read_all, set_at
+from tests.artifacts.artifact_files import edit, put, read_all, set_at
 from tests.small_artifact import (
     ENCODER,
     SPEC,
@@ -22,19 +21,7 @@ from tests.small_artifact import (
     small_files,
     small_graph,
     small_manifest,
-    whole_artifact,
 )
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole artifact with two golden photos."""
-    return whole_artifact(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "small"))
 
 
 def test_a_written_artifact_is_read_back_as_it_was(original: Path) -> None:
