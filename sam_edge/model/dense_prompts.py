@@ -21,7 +21,7 @@ from sam_edge.contract import (
 
 __all__ = ["NUM_DENSE_PROMPT_MAPS", "dense_prompt_maps"]
 
-NUM_DENSE_PROMPT_MAPS = 11
+NUM_DENSE_PROMPT_MAPS = 12
 
 _FAR = 1e8  # squared pixels: a distance no point of a photo has
 _MASK_SCALE = 8.0  # logits beyond +-8 are certain
@@ -30,21 +30,22 @@ _MASK_SCALE = 8.0  # logits beyond +-8 are certain
 def dense_prompt_maps(
     point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor, image_size: int, stride: int
 ) -> Tensor:
-    """The contract's prompt tensors -> (B, 11, S/stride, S/stride).
+    """The contract's prompt tensors -> (B, 12, S/stride, S/stride).
 
     Five maps of the box (given, inside, relative x, relative y, signed distance to the edge), two of the foreground
-    and two of the background points (near, far), two of the mask (logits, given). Absent prompts leave zeros.
+    and two of the background points (near, far), two of the mask (logits, given), and the box's ellipse: what an
+    object of few pixels most likely fills. Absent prompts leave zeros.
     """
     size = image_size // stride
     centres = (torch.arange(size, device=point_coords.device, dtype=torch.float32) + 0.5) * stride
     x, y = centres.view(1, 1, 1, size), centres.view(1, 1, size, 1)
-    box = _box_maps(x, y, point_coords, point_labels, stride)
+    *box, ellipse = _box_maps(x, y, point_coords, point_labels, stride)
     points = _point_maps(x, y, point_coords, point_labels, image_size, stride)
     mask = _mask_maps(mask_input, has_mask_input, stride)
-    return torch.cat([box, points, mask], dim=1)
+    return torch.cat([*box, points, mask, ellipse], dim=1)
 
 
-def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> Tensor:
+def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> list[Tensor]:
     is_min = (point_labels == LABEL_BOX_TOP_LEFT).float().unsqueeze(-1)  # (B, N, 1)
     is_max = (point_labels == LABEL_BOX_BOTTOM_RIGHT).float().unsqueeze(-1)
     low = (point_coords * is_min).sum(1)[:, :, None, None]  # (B, 2, 1, 1): at most one such slot a prompt
@@ -57,7 +58,8 @@ def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, 
     inside = (to_edge / stride + 0.5).clamp(0, 1)  # anti-aliased
     distance = (to_edge / (4 * stride)).clamp(-1, 1)
     flat = torch.zeros_like(to_edge)
-    return torch.cat([flat + 1, inside, u + flat, v + flat, distance], dim=1) * given
+    ellipse = (1 - u * u - v * v).clamp(min=-1)  # 1 in the middle, 0 on the inscribed ellipse
+    return [part * given for part in (flat + 1, inside, u + flat, v + flat, distance, ellipse)]
 
 
 def _point_maps(

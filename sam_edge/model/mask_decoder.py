@@ -146,9 +146,9 @@ class MaskDecoder(nn.Module):
         x = second(activation(norm(x)))
         fine = high_res_features[0] if high_res_features else 0
         if dense_maps is not None:
-            # As a matrix product: with 11 channels it takes a third of the convolution's time in ONNX Runtime.
+            # As a matrix product: with so few channels it takes a third of the convolution's time in ONNX Runtime.
             weight, bias = self.dense_to_upscaled.parameters()
-            mixed = weight.flatten(1) @ dense_maps[MASK_STRIDE].flatten(2)  # (out, 11) @ (B, 11, hw)
+            mixed = weight.flatten(1) @ dense_maps[MASK_STRIDE].flatten(2)  # (out, 12) @ (B, 12, hw)
             x = x + mixed.reshape(x.shape)
             fine = fine + bias[:, None, None]  # once for all prompts
         x = x + fine
