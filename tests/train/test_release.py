@@ -7,7 +7,8 @@ import torch
 
 from sam_edge.model.checkpoints import load_checkpoint, save_checkpoint
 from sam_edge.model.sam import Sam
-from sam_edge.train.release import averaged, released, scaled
+from sam_edge.train.release import averaged, recut, released, scaled
+from tests.model_inputs import random_image, random_prompts
 from tests.tiny_models import tiny_model
 
 
@@ -46,3 +47,13 @@ def test_a_release_holds_what_float16_holds(tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "release.safetensors", dtype=torch.float16)
     read = load_checkpoint(tmp_path / "release.safetensors").state_dict()
     assert all(torch.equal(read[name], value) for name, value in model.state_dict().items())
+
+
+def test_masks_cut_lower_are_the_same_logits_moved_up() -> None:
+    model = tiny_model("nano")
+    prompts = tuple(torch.from_numpy(part) for part in vars(random_prompts(model.spec, 2, 2)).values())
+    with torch.inference_mode():
+        embeddings = model.encode(torch.from_numpy(random_image(model.spec)))
+        before = model.decode(embeddings, *prompts)[0]
+        after = recut(model, -0.5).decode(embeddings, *prompts)[0]
+    assert torch.allclose(after, before + 0.5, atol=1e-4)
