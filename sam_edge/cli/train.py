@@ -44,6 +44,7 @@ Examples:
     "--freeze-depthwise", is_flag=True, help="Leave the trunk's depthwise filters fixed: a third faster on CPUs."
 )
 @click.option("--near-weight", default=0.0, show_default=True, help="Of the cross-entropy around each object.")
+@click.option("--jaccard-weight", default=0.0, show_default=True, help="Of 1 - IoU with soft masks.")
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME=WEIGHT", help="How often a source's photos are drawn."
 )

@@ -13,7 +13,7 @@ from sam_edge.contract import LABEL_FOREGROUND, LABEL_PADDING, MASK_STRIDE
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import stack_prompts
 from sam_edge.train.distill_data import DistillBatch
-from sam_edge.train.losses import mask_iou, mask_losses
+from sam_edge.train.losses import LossWeights, mask_iou, mask_losses
 from sam_edge.train.prompting import PromptMix, correction_clicks, first_prompt
 from sam_edge.train.step import normalise
 
@@ -52,7 +52,7 @@ class MaskStep(nn.Module):
         super().__init__()
         self.model = model
         self._teacher = [teacher]  # in a list, so that it is no part of what is trained, saved and sent to processes
-        self.mix, self.truth_share, self.focal_weight = mix, truth_share, focal_weight
+        self.mix, self.truth_share, self.weights = mix, truth_share, LossWeights(focal_weight)
 
     def forward(self, batch: DistillBatch, corrections: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the loss and figures for the log (floats)."""
@@ -90,9 +90,9 @@ class MaskStep(nn.Module):
         wanted = (teacher_masks > 0).float()
         with torch.no_grad():
             agreement, true_iou = mask_iou(masks, wanted), mask_iou(masks, truth)
-        by_teacher = mask_losses(logits, wanted, self.focal_weight).mean(1)
+        by_teacher = mask_losses(logits, wanted, self.weights).mean(1)
         by_teacher = by_teacher + (ious - agreement * teacher_ious).square().mean(1)
-        each = mask_losses(logits, truth, self.focal_weight)
+        each = mask_losses(logits, truth, self.weights)
         by_truth = each[:, 0] + (each[:, 1:].min(1).values if each.shape[1] > 1 else 0)
         by_truth = by_truth + (ious - true_iou).square().mean(1)
         share = self.truth_share * has_truth

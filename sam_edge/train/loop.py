@@ -19,6 +19,7 @@ from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import AugmentConfig, Batch, PromptableDataset, collate, split_held_out
+from sam_edge.train.losses import LossWeights
 from sam_edge.train.prompting import PromptMix
 from sam_edge.train.run import run_task
 from sam_edge.train.step import TrainingStep, draw_corrections
@@ -45,6 +46,7 @@ class TrainConfig(RunConfig):
     frozen_blocks: int = 5
     freeze_depthwise: bool = False
     near_weight: float = 0.0
+    jaccard_weight: float = 0.0
     correction_shares: tuple[float, ...] = (0.6, 0.3, 0.1)
     source_weights: dict[str, float] = field(default_factory=dict)
     augment: AugmentConfig = AugmentConfig()
@@ -103,7 +105,8 @@ class PromptTask:
         """Nothing: photos are read as they are drawn."""
 
     def step_module(self, model: Sam, device: torch.device) -> nn.Module:
-        return TrainingStep(model, self.config.focal_weight, self.config.near_weight)
+        config = self.config
+        return TrainingStep(model, LossWeights(config.focal_weight, config.near_weight, config.jaccard_weight))
 
     def parameter_groups(self, model: Sam) -> list[dict[str, Any]]:
         return parameter_groups(model, self.config.trunk_lr_scale, self.config.weight_decay)

@@ -2,6 +2,7 @@
 
 Targets are soft: the share of a low-resolution cell that the object covers, so that an outline between two cells can be
 learned. The focal loss generalises to them as in Generalized Focal Loss (Li et al., arXiv 2006.04388, equation 3).
+Two more can be added, see `LossWeights`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Losses", "mask_iou", "mask_losses", "prompt_losses", "surroundings"]
+__all__ = ["LossWeights", "Losses", "mask_iou", "mask_losses", "prompt_losses", "surroundings"]
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,40 @@ class Losses:
     iou: Tensor
 
 
-def mask_losses(logits: Tensor, target: Tensor, focal_weight: float, near_weight: float = 0.0) -> Tensor:
-    """logits (B, M, h, w), target (B, 1, h, w) in 0..1 -> focal_weight * focal + dice + near_weight * near, (B, M).
+@dataclass(frozen=True)
+class LossWeights:
+    """Beside dice, which has weight 1.
 
     `near` is the cross-entropy over the object's surroundings alone. The focal loss is a mean over the whole map, where
     an object of 20 px leaves next to no trace; this one weighs the outline of every object alike, as Mask R-CNN's does
     within its box (He et al., arXiv 1703.06870, section 3).
+
+    `jaccard` is 1 - IoU with soft masks (Jaccard metric loss, Wang et al., arXiv 2302.05666): what is measured in the
+    end. The others are least where a logit is the pixel's own probability, and a mask cut there is not the one of the
+    best expected IoU.
     """
+
+    focal: float = 20.0
+    near: float = 0.0
+    jaccard: float = 0.0
+
+
+def mask_losses(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    """logits (B, M, h, w), target (B, 1, h, w) in 0..1 -> the weighted sum, (B, M)."""
     probability = torch.sigmoid(logits)
     target = target.expand_as(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = ((probability - target).square() * cross_entropy).mean((2, 3))
     overlap = (probability * target).sum((2, 3))
     dice = 1 - (2 * overlap + 1) / (probability.square().sum((2, 3)) + target.square().sum((2, 3)) + 1)
-    losses = focal_weight * focal + dice
-    if near_weight:
+    losses = weights.focal * focal + dice
+    if weights.near:
         near = surroundings(target[:, :1])
-        losses = losses + near_weight * (cross_entropy * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
+        losses = losses + weights.near * (cross_entropy * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
+    if weights.jaccard:
+        union = torch.maximum(probability, target).sum((2, 3))
+        shared = torch.minimum(probability, target).sum((2, 3))
+        losses = losses + weights.jaccard * (1 - (shared + 1) / (union + 1))
     return losses
 
 
@@ -75,8 +93,7 @@ def prompt_losses(
     iou_predictions: Tensor,
     target: Tensor,
     first: bool,
-    focal_weight: float = 20.0,
-    near_weight: float = 0.0,
+    weights: LossWeights = LossWeights(),
 ) -> Losses:
     """One round of prompts: (B, 4, h, w), (B, 4), target (B, 1, h, w).
 
@@ -84,7 +101,7 @@ def prompt_losses(
     prompt: later ones are not ambiguous.
     """
     low_res_masks, iou_predictions = low_res_masks.float(), iou_predictions.float()
-    losses = mask_losses(low_res_masks if first else low_res_masks[:, :1], target, focal_weight, near_weight)
+    losses = mask_losses(low_res_masks if first else low_res_masks[:, :1], target, weights)
     single = losses[:, 0].mean()
     best = losses[:, 1:].min(1).values.mean() if first else torch.zeros_like(single)
     with torch.no_grad():

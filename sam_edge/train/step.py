@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sam_edge.contract import MASK_STRIDE
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import Batch
-from sam_edge.train.losses import Losses, prompt_losses
+from sam_edge.train.losses import Losses, LossWeights, prompt_losses
 from sam_edge.train.prompting import correction_clicks
 
 __all__ = ["TrainingStep", "draw_corrections", "normalise"]
@@ -28,10 +28,10 @@ def normalise(images: Tensor, inside: Tensor, model: Sam) -> Tensor:
 class TrainingStep(nn.Module):
     """`forward(batch, corrections)` -> losses summed over the rounds; a module, so that DDP can wrap it."""
 
-    def __init__(self, model: Sam, focal_weight: float, near_weight: float = 0.0) -> None:
+    def __init__(self, model: Sam, weights: LossWeights) -> None:
         super().__init__()
         self.model = model
-        self.weights = (focal_weight, near_weight)
+        self.weights = weights
 
     def forward(self, batch: Batch, corrections: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the loss and figures for the log (floats)."""
@@ -44,12 +44,12 @@ class TrainingStep(nn.Module):
         prompt = (batch.point_coords, batch.point_labels, batch.mask_input, batch.has_mask_input)
         scale = self.model.mask_decoder.config.logit_scale
         low_res_masks, iou_predictions = self.model.decode(features, *prompt)
-        first = prompt_losses(low_res_masks / scale, iou_predictions, target, True, *self.weights)
+        first = prompt_losses(low_res_masks / scale, iou_predictions, target, True, self.weights)
         total, rounds = first.total, [first]
         for _ in range(corrections):
             prompt = _corrected(prompt, low_res_masks[:, :1].detach().float(), target)
             low_res_masks, iou_predictions = self.model.decode(features, *prompt)
-            rounds.append(prompt_losses(low_res_masks / scale, iou_predictions, target, False, *self.weights))
+            rounds.append(prompt_losses(low_res_masks / scale, iou_predictions, target, False, self.weights))
             total = total + rounds[-1].total
         return total / len(rounds), _figures(rounds, batch.is_click)
 

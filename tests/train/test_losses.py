@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from sam_edge.train.losses import mask_iou, mask_losses, prompt_losses, surroundings
+from sam_edge.train.losses import LossWeights, mask_iou, mask_losses, prompt_losses, surroundings
 
 BATCH, SIDE = 3, 16
 
@@ -18,8 +18,8 @@ def logits_of(mask: torch.Tensor, sure: float = 20.0) -> torch.Tensor:
 
 
 def test_a_perfect_mask_costs_nothing_and_a_wrong_one_much() -> None:
-    right = mask_losses(logits_of(target()), target(), 20.0)
-    wrong = mask_losses(logits_of(1 - target()), target(), 20.0)
+    right = mask_losses(logits_of(target()), target(), LossWeights())
+    wrong = mask_losses(logits_of(1 - target()), target(), LossWeights())
     assert right.max() < 1e-3
     assert wrong.min() > 10
 
@@ -27,7 +27,7 @@ def test_a_perfect_mask_costs_nothing_and_a_wrong_one_much() -> None:
 def test_a_soft_target_is_best_met_by_its_own_logit() -> None:
     soft = torch.full((1, 1, SIDE, SIDE), 0.3)
     losses = [
-        mask_losses(torch.full_like(soft, x), soft, 1.0).item()
+        mask_losses(torch.full_like(soft, x), soft, LossWeights(focal=1.0)).item()
         for x in (-3.0, torch.logit(torch.tensor(0.3)).item(), 3.0)
     ]
     assert losses[1] == min(losses)
@@ -74,7 +74,17 @@ def test_the_loss_near_an_object_weighs_a_small_one_as_much_as_a_large_one() -> 
         mask[..., 8 : 8 + side, 8 : 8 + side] = 1
         half = mask.clone()
         half[..., 8 + side // 2 : 8 + side, :] = 0
-        with_near, without = (mask_losses(logits_of(half, 4.0), mask, 20.0, weight) for weight in (1.0, 0.0))
+        with_near, without = (
+            mask_losses(logits_of(half, 4.0), mask, LossWeights(near=weight)) for weight in (1.0, 0.0)
+        )
         return float(with_near - without)
 
     assert 0.4 < wrong_by_half(8) / wrong_by_half(32) < 1.5
+
+
+def test_the_jaccard_loss_is_what_the_masks_lack_of_iou_one() -> None:
+    """Half of an object of 64 cells is drawn: IoU 0.5; one cell is added to both counts, so that empty masks agree."""
+    half = target()
+    half[:, :, 4:8] = 0
+    with_it, without = (mask_losses(logits_of(half), target(), LossWeights(jaccard=w)) for w in (1.0, 0.0))
+    torch.testing.assert_close(with_it - without, torch.full((BATCH, 1), 1 - 33 / 65))
