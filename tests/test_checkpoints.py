@@ -20,6 +20,7 @@ from sam_edge.model import checkpoints
 from sam_edge.model.checkpoints import load_checkpoint, load_model, save_checkpoint, take_over
 from sam_edge.model.config import NanoEncoderConfig
 from sam_edge.model.registry import MODELS, build_model
+from tests.model_inputs import random_image, random_prompts
 from tests.tiny_models import TINY_CONFIGS, tiny_model
 
 
@@ -322,6 +323,23 @@ def test_a_grown_nano_computes_what_the_smaller_one_did() -> None:
     grown.image_encoder.pixel_path.to_skip_4.bias.data += 1  # the path does reach the skips
     with torch.no_grad():
         assert not torch.equal(grown.encode(image)[1], smaller.encode(image)[1])
+
+
+def test_a_nano_grown_by_a_prompt_map_draws_the_masks_of_the_one_without() -> None:
+    config = TINY_CONFIGS["nano"]
+    assert config.decoder.box_ellipse
+    torch.manual_seed(0)
+    smaller = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
+    grown = build_model(config)
+    take_over(grown, smaller.state_dict(), "smaller.safetensors")
+    prompts = [torch.from_numpy(part) for part in vars(random_prompts(smaller.spec, 2, 3)).values()]
+    with torch.no_grad():
+        embeddings = smaller.encode(torch.from_numpy(random_image(smaller.spec)))
+        before, after = (model.decode(embeddings, *prompts) for model in (smaller, grown))
+        for ours, theirs in zip(after, before, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # sums of one term more
+        grown.mask_decoder.dense_to_upscaled.weight[:, -1] += 1  # the map does reach the masks
+        assert (grown.decode(embeddings, *prompts)[0] - before[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("other", ["vit", "tinyvit"])

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,6 +32,8 @@ __all__ = ["checkpoint_path", "load_checkpoint", "load_model", "save_checkpoint"
 METADATA_KEY = "sam_edge_config"  # in a safetensors header: ModelConfig as JSON
 NANO_WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"  # in a source checkout
 OPTIONAL_SUFFIX = ".num_batches_tracked"  # older files lack these counters of batch norm, which inference does not use
+# Convolutions over nano's prompt maps, of which there were fewer once.
+MAP_READERS = ("mask_decoder.dense_to_embedding.0.weight", "mask_decoder.dense_to_upscaled.weight")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -101,10 +104,12 @@ def load_checkpoint(path: str | Path, *, variant: str | None = None, image_size:
 def take_over(model: Sam, values: dict[str, Tensor], source: str) -> None:
     """Load the values of an earlier, perhaps smaller model of the same kind into `model`.
 
-    Parts that it did not have keep their start: nano's residual blocks and its pixel path start as nothing, so that the
-    grown model draws what the earlier one drew. Raises CheckpointError for values that have no place.
+    Parts that it did not have keep their start: nano's residual blocks and its pixel path start as nothing, and one
+    more prompt map is not looked at, so that the grown model draws what the earlier one drew. Raises CheckpointError
+    for values that have no place.
     """
     own = model.state_dict()
+    values = {name: _with_all_maps(name, value, own) for name, value in values.items()}
     homeless = [name for name, value in values.items() if name not in own or own[name].shape != value.shape]
     if homeless:
         raise CheckpointError(
@@ -112,6 +117,14 @@ def take_over(model: Sam, values: dict[str, Tensor], source: str) -> None:
             "expected a checkpoint of the same kind of model. Choose another --init or --model."
         )
     model.load_state_dict(values, strict=False)
+
+
+def _with_all_maps(name: str, value: Tensor, own: dict[str, Tensor]) -> Tensor:
+    """With zeros for the prompt maps that an earlier decoder did not have."""
+    if name not in MAP_READERS or name not in own:
+        return value
+    missing = own[name].shape[1] - value.shape[1]
+    return F.pad(value, (0, 0, 0, 0, 0, missing)) if missing > 0 else value
 
 
 def save_checkpoint(model: Sam, path: str | Path, dtype: torch.dtype = torch.float32) -> None:

@@ -24,7 +24,8 @@ class DecoderConfig:
     """Prompt encoder, two-way transformer and mask decoder; the defaults are SAM's.
 
     `high_res_channels`: channels of the encoder's features at strides 4 and 8, added while upscaling; () for none.
-    `dense_prompts`: also show the prompts to the decoder as maps (see model/dense_prompts.py).
+    `dense_prompts`: also show the prompts to the decoder as maps (see model/dense_prompts.py); `box_ellipse`: with one
+    more map, of the ellipse in the box.
     `refine`: a residual depthwise-separable 3x3 convolution at stride 4 after the prompts have been added there.
     `mask_iou_head`: predict IoU from the mask itself as well as from the token (see `MaskIoUHead`).
     `logit_scale`: what masks are multiplied with in the end; the losses divide by it. It changes no mask, but it sets
@@ -43,6 +44,7 @@ class DecoderConfig:
     activation: str = "gelu"
     high_res_channels: tuple[int, ...] = ()
     dense_prompts: bool = False
+    box_ellipse: bool = False
     refine: bool = False
     mask_iou_head: bool = False
     logit_scale: float = 1.0

@@ -21,20 +21,26 @@ from sam_edge.contract import (
 
 __all__ = ["NUM_DENSE_PROMPT_MAPS", "dense_prompt_maps"]
 
-NUM_DENSE_PROMPT_MAPS = 12
+NUM_DENSE_PROMPT_MAPS = 11  # without the box's ellipse, which comes last
 
 _FAR = 1e8  # squared pixels: a distance no point of a photo has
 _MASK_SCALE = 8.0  # logits beyond +-8 are certain
 
 
 def dense_prompt_maps(
-    point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor, image_size: int, stride: int
+    point_coords: Tensor,
+    point_labels: Tensor,
+    mask_input: Tensor,
+    has_mask_input: Tensor,
+    image_size: int,
+    stride: int,
+    box_ellipse: bool = False,
 ) -> Tensor:
-    """The contract's prompt tensors -> (B, 12, S/stride, S/stride).
+    """The contract's prompt tensors -> (B, 11 or 12, S/stride, S/stride).
 
     Five maps of the box (given, inside, relative x, relative y, signed distance to the edge), two of the foreground
-    and two of the background points (near, far), two of the mask (logits, given), and the box's ellipse: what an
-    object of few pixels most likely fills. Absent prompts leave zeros.
+    and two of the background points (near, far), two of the mask (logits, given); with `box_ellipse` what an object of
+    few pixels most likely fills: the box's ellipse. Absent prompts leave zeros.
     """
     size = image_size // stride
     centres = (torch.arange(size, device=point_coords.device, dtype=torch.float32) + 0.5) * stride
@@ -42,7 +48,7 @@ def dense_prompt_maps(
     *box, ellipse = _box_maps(x, y, point_coords, point_labels, stride)
     points = _point_maps(x, y, point_coords, point_labels, image_size, stride)
     mask = _mask_maps(mask_input, has_mask_input, stride)
-    return torch.cat([*box, points, mask, ellipse], dim=1)
+    return torch.cat([*box, points, mask, *([ellipse] if box_ellipse else [])], dim=1)
 
 
 def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> list[Tensor]:

@@ -80,10 +80,11 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, out, 3) for _ in range(NUM_MASKS))
         self.iou_prediction_head = MLP(dim, config.iou_head_hidden_dim, NUM_MASKS, config.iou_head_depth)
         if config.dense_prompts:
+            maps = NUM_DENSE_PROMPT_MAPS + config.box_ellipse
             self.dense_to_embedding = nn.Sequential(
-                nn.Conv2d(NUM_DENSE_PROMPT_MAPS, 64, kernel_size=1), activation(), nn.Conv2d(64, dim, kernel_size=1)
+                nn.Conv2d(maps, 64, kernel_size=1), activation(), nn.Conv2d(64, dim, kernel_size=1)
             )
-            self.dense_to_upscaled = nn.Conv2d(NUM_DENSE_PROMPT_MAPS, out, kernel_size=1)
+            self.dense_to_upscaled = nn.Conv2d(maps, out, kernel_size=1)
         if config.refine:
             self.refine = nn.Sequential(
                 nn.Conv2d(out, out, kernel_size=3, padding=1, groups=out, bias=False),
@@ -148,7 +149,7 @@ class MaskDecoder(nn.Module):
         if dense_maps is not None:
             # As a matrix product: with so few channels it takes a third of the convolution's time in ONNX Runtime.
             weight, bias = self.dense_to_upscaled.parameters()
-            mixed = weight.flatten(1) @ dense_maps[MASK_STRIDE].flatten(2)  # (out, 12) @ (B, 12, hw)
+            mixed = weight.flatten(1) @ dense_maps[MASK_STRIDE].flatten(2)  # (out, maps) @ (B, maps, hw)
             x = x + mixed.reshape(x.shape)
             fine = fine + bias[:, None, None]  # once for all prompts
         x = x + fine

@@ -44,6 +44,7 @@ MODELS: dict[str, ModelConfig] = {
             activation="relu",
             high_res_channels=(32, 64),
             dense_prompts=True,
+            box_ellipse=True,
             refine=True,
             mask_iou_head=True,
             logit_scale=4.0,

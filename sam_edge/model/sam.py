@@ -103,10 +103,12 @@ class Sam(nn.Module):
         image_embeddings, *high_res_features = embeddings
         prompts = point_coords, point_labels, mask_input, has_mask_input
         sparse, sparse_bias, dense = self.prompt_encoder(*prompts)
-        maps = None
-        if self.mask_decoder.config.dense_prompts:
-            strides = (EMBEDDING_STRIDE, MASK_STRIDE)
-            maps = {stride: dense_prompt_maps(*prompts, self.spec.image_size, stride) for stride in strides}
+        maps, config = None, self.mask_decoder.config
+        if config.dense_prompts:
+            maps = {
+                stride: dense_prompt_maps(*prompts, self.spec.image_size, stride, config.box_ellipse)
+                for stride in (EMBEDDING_STRIDE, MASK_STRIDE)
+            }
         image_pe = self.prompt_encoder.get_dense_pe()
         return self.mask_decoder(  # type: ignore[no-any-return]
             image_embeddings, image_pe, sparse, sparse_bias, dense, tuple(high_res_features), maps

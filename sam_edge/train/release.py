@@ -16,7 +16,7 @@ from typing import Any
 import click
 import torch
 
-from sam_edge.model.checkpoints import load_model, save_checkpoint
+from sam_edge.model.checkpoints import load_model, save_checkpoint, take_over
 from sam_edge.model.nano import fold_scales
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
@@ -67,8 +67,11 @@ def recut(model: Sam, cut: float) -> Sam:
 @click.option("--cut", default=0.0, show_default=True, help="Logit at which masks are cut from now on.")
 def main(checkpoints: tuple[Path, ...], out: Path, name: str, image_size: int, cut: float) -> None:
     """Write the mean of CHECKPOINTS as a release."""
-    model = build_model(name, image_size=image_size)
-    model.load_state_dict(averaged([scaled(load_model(path)) for path in checkpoints]).state_dict())
+    models = []
+    for path in checkpoints:
+        models.append(build_model(name, image_size=image_size))
+        take_over(models[-1], scaled(load_model(path)).state_dict(), str(path))
+    model = averaged(models)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(released(recut(model, cut)), out, dtype=torch.float16)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

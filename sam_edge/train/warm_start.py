@@ -1,14 +1,14 @@
-"""First weights for nano: the ImageNet trunk, the trial model that came before it, or an earlier nano.
+"""First weights for nano: the ImageNet trunk, or the trial model that came before it.
 
 `python -m sam_edge.train.warm_start trunk EFFICIENTNET.safetensors -o START.safetensors`
 `python -m sam_edge.train.warm_start trial TRIAL.safetensors --data TRAIN -o START.safetensors`
-`python -m sam_edge.train.warm_start earlier NANO.safetensors -o START.safetensors`
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam_edge.errors import CheckpointError
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.image import preprocess
 from sam_edge.model.checkpoints import save_checkpoint
-from sam_edge.model.dense_prompts import NUM_DENSE_PROMPT_MAPS
 from sam_edge.model.nano import LITE0_BLOCKS, NanoEncoder
-from sam_edge.model.registry import build_model
+from sam_edge.model.registry import build_model, model_config
 from sam_edge.model.sam import Sam
 
-__all__ = ["load_earlier", "load_trial", "load_trunk"]
+__all__ = ["load_trial", "load_trunk"]
 
 BATCH_NORM_EPS = 1e-3  # of EfficientNet-Lite0
 TRIAL_PARTS = {"exp": "expand", "dw": "depthwise", "proj": "project"}
@@ -86,8 +84,6 @@ def load_trial(model: Sam, weights: Mapping[str, Tensor], records: Sequence[Reco
     _set_module(decoder.output_upscaling[0], w, "up1.")
     _set_module(decoder.output_upscaling[1], w, "nu.g.")
     _set_module(decoder.output_upscaling[3], w, "up2.")
-    for name, module in (("dm16.0.weight", decoder.dense_to_embedding[0]), ("dm4.weight", decoder.dense_to_upscaled)):
-        w[name] = _widened(w[name], module.weight)
     _set_module(decoder.dense_to_embedding[0], w, "dm16.0.")
     _set_module(decoder.dense_to_embedding[2], w, "dm16.2.")
     _set_module(decoder.dense_to_upscaled, w, "dm4.")
@@ -101,31 +97,6 @@ def load_trial(model: Sam, weights: Mapping[str, Tensor], records: Sequence[Reco
     _set(decoder.mask_bias, torch.full((4,), -1.0))
     for layer_index, layer in enumerate(decoder.iou_prediction_head.layers):
         _set_module(layer, w, f"iou.{2 * layer_index}.")
-
-
-def load_earlier(model: Sam, weights: Mapping[str, Tensor]) -> None:
-    """Put the weights of a nano that had fewer prompt maps into today's: it begins with the same masks.
-
-    Raises CheckpointError where anything else differs.
-    """
-    own = model.state_dict()
-    differing = [n for n in own.keys() | weights.keys() if n not in own or n not in weights]
-    differing += [n for n in own.keys() & weights.keys() if own[n].shape != _widened(weights[n], own[n]).shape]
-    if differing:
-        raise CheckpointError(
-            f"the weights are not an earlier nano's: {', '.join(sorted(differing)[:3])} differ. Train from "
-            "`warm_start trunk` instead."
-        )
-    for name, tensor in own.items():
-        _set(tensor, _widened(weights[name].float(), tensor))
-
-
-def _widened(value: Tensor, target: Tensor) -> Tensor:
-    """With zeros for the input channels that a convolution over prompt maps did not have then."""
-    missing = target.shape[1] - value.shape[1] if target.ndim == value.ndim == 4 else 0
-    if missing <= 0 or target.shape[1] != NUM_DENSE_PROMPT_MAPS:
-        return value
-    return torch.nn.functional.pad(value, (0, 0, 0, 0, 0, missing))
 
 
 def _trunk_from_trial(encoder: NanoEncoder, w: Mapping[str, Tensor]) -> None:
@@ -209,7 +180,7 @@ def _encoder(model: Sam) -> NanoEncoder:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["trunk", "trial", "earlier"]))
+@click.argument("kind", type=click.Choice(["trunk", "trial"]))
 @click.argument("weights", type=click.Path(exists=True, path_type=Path))
 @click.option("--data", multiple=True, help="Training photos (SA-1B folders or tars), for the trial model.")
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True)
@@ -218,12 +189,12 @@ def main(kind: str, weights: Path, data: tuple[str, ...], out: Path) -> None:
     from safetensors.torch import load_file
 
     torch.manual_seed(0)
-    model = build_model("nano")
+    config = model_config("nano")
     if kind == "trunk":
+        model = build_model(config)
         load_trunk(model, load_file(weights))
-    elif kind == "earlier":
-        load_earlier(model, load_file(weights))
-    else:
+    else:  # the trial had no ellipse; `sam-edge train --init` adds it
+        model = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
         load_trial(model, load_file(weights), open_records(data)[::45])
     save_checkpoint(model, out)
 
