@@ -48,12 +48,14 @@ lint: $(DEV_ENV)/.installed  ## ruff and mypy; .lint/ shows mypy the package as 
 
 check: lint test  ## what CI runs
 
-pictures: $(DEV_ENV)/.installed  ## the pictures of README, made by the tool
+pictures: $(DEV_ENV)/.installed  ## the pictures of README and MODEL_CARD, made by the tool
 	@mkdir -p docs/pictures
 	$(DEV)/sam-edge segment $(PHOTOS)/astronaut.jpg --box 355,0,470,285 --box 280,340,512,512 -o docs/pictures/boxes.png
 	$(DEV)/sam-edge segment $(PHOTOS)/coffee.jpg --point 290,90 -o docs/pictures/click.png
 	$(DEV)/sam-edge segment $(PHOTOS)/chelsea.jpg --point 240,100 --format cutout -o docs/pictures/cutout.png
 	$(DEV)/sam-edge segment $(PHOTOS)/astronaut.jpg --everything -o docs/pictures/everything.png
+	$(DEV)/sam-edge segment $(PHOTOS)/astronaut.jpg --point 180,420 -o docs/pictures/fails-part.png
+	$(DEV)/sam-edge segment $(PHOTOS)/astronaut.jpg --point 400,60 -o docs/pictures/fails-thin.png
 
 cards: $(DEV_ENV)/.installed  ## the figures of README, MODEL_CARD and nano's manifest, from benchmarks/results/
 	$(DEV)/python -m sam_edge.benchmarks.cards

@@ -25,7 +25,7 @@ class DecoderConfig:
 
     `high_res_channels`: channels of the encoder's features at strides 4 and 8, added while upscaling; () for none.
     `dense_prompts`: also show the prompts to the decoder as maps (see model/dense_prompts.py); `box_ellipse`: with one
-    more map, of the ellipse in the box.
+    more map, of the ellipse in the box. `box_bias`: masks of a box without a mask input have a bias of their own.
     `refine`: a residual depthwise-separable 3x3 convolution at stride 4 after the prompts have been added there.
     `mask_iou_head`: predict IoU from the mask itself as well as from the token (see `MaskIoUHead`).
     `logit_scale`: what masks are multiplied with in the end; the losses divide by it. It changes no mask, but it sets
@@ -45,6 +45,7 @@ class DecoderConfig:
     high_res_channels: tuple[int, ...] = ()
     dense_prompts: bool = False
     box_ellipse: bool = False
+    box_bias: bool = False
     refine: bool = False
     mask_iou_head: bool = False
     logit_scale: float = 1.0

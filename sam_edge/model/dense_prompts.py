@@ -19,10 +19,11 @@ from sam_edge.contract import (
     MASK_STRIDE,
 )
 
-__all__ = ["NUM_DENSE_PROMPT_MAPS", "dense_prompt_maps"]
+__all__ = ["NUM_DENSE_PROMPT_MAPS", "box_alone", "dense_prompt_maps"]
 
 NUM_DENSE_PROMPT_MAPS = 11  # without the box's ellipse, which comes last
 
+_BOX_GIVEN, _MASK_GIVEN = 0, 10  # maps that are 0 or 1 everywhere
 _FAR = 1e8  # squared pixels: a distance no point of a photo has
 _MASK_SCALE = 8.0  # logits beyond +-8 are certain
 
@@ -49,6 +50,12 @@ def dense_prompt_maps(
     points = _point_maps(x, y, point_coords, point_labels, image_size, stride)
     mask = _mask_maps(mask_input, has_mask_input, stride)
     return torch.cat([*box, points, mask, *([ellipse] if box_ellipse else [])], dim=1)
+
+
+def box_alone(maps: Tensor) -> Tensor:
+    """(B, 1, 1, 1) of `dense_prompt_maps`: 1 where a box is given and no mask, else 0."""
+    given, mask = (maps[:, i : i + 1, :1, :1] for i in (_BOX_GIVEN, _MASK_GIVEN))
+    return given - given * mask
 
 
 def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sam_edge.contract import EMBEDDING_STRIDE, MASK_STRIDE, NUM_MASKS
 from sam_edge.model.config import DecoderConfig
-from sam_edge.model.dense_prompts import NUM_DENSE_PROMPT_MAPS
+from sam_edge.model.dense_prompts import NUM_DENSE_PROMPT_MAPS, box_alone
 from sam_edge.model.layers import ACTIVATIONS, LayerNorm2d
 from sam_edge.model.transformer import TwoWayTransformer
 
@@ -95,6 +95,8 @@ class MaskDecoder(nn.Module):
             self.mask_iou_head = MaskIoUHead(dim, out, hidden_dim=64)
         if config.high_res_channels:
             self.mask_bias = nn.Parameter(torch.zeros(NUM_MASKS))
+        if config.box_bias:
+            self.box_bias = nn.Parameter(torch.zeros(NUM_MASKS))
 
     def forward(
         self,
@@ -130,6 +132,8 @@ class MaskDecoder(nn.Module):
         masks = (weights @ upscaled.flatten(2)).reshape(batch, NUM_MASKS, *upscaled.shape[2:])  # (B, 4, S/4, S/4)
         if self.config.high_res_channels:
             masks = masks + self.mask_bias[:, None, None]
+        if self.config.box_bias and dense_maps is not None:
+            masks = masks + self.box_bias[:, None, None] * box_alone(dense_maps[MASK_STRIDE])
 
         iou = self.iou_prediction_head(iou_token[:, 0])
         if self.config.mask_iou_head:

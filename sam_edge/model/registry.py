@@ -45,6 +45,7 @@ MODELS: dict[str, ModelConfig] = {
             high_res_channels=(32, 64),
             dense_prompts=True,
             box_ellipse=True,
+            box_bias=True,
             refine=True,
             mask_iou_head=True,
             logit_scale=4.0,

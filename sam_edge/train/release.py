@@ -47,15 +47,16 @@ def scaled(model: Sam) -> Sam:
     return model
 
 
-def recut(model: Sam, cut: float) -> Sam:
-    """The model with its masks cut at another logit than 0, changed in place and returned.
+def recut(model: Sam, box_cut: float) -> Sam:
+    """The model with the masks of its box prompts cut at another logit than 0, changed in place and returned.
 
-    Where a mask's edge is uncertain, cutting at probability one half does not give the best IoU. `cut` is to be chosen
-    on photos held out of the training data.
+    Where an outline is uncertain, cutting at probability one half does not give the best IoU. `box_cut` is to be chosen
+    on photos held out of the training data. Clicks and corrections are left alone: they gain next to nothing, and
+    corrections of a mask that is too large lose (docs/ablations.md).
     """
     decoder: Any = model.mask_decoder
     with torch.no_grad():
-        decoder.mask_bias.sub_(cut / decoder.config.logit_scale)
+        decoder.box_bias.sub_(box_cut / decoder.config.logit_scale)
     return model
 
 
@@ -64,8 +65,8 @@ def recut(model: Sam, cut: float) -> Sam:
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True)
 @click.option("--model", "name", default="nano", show_default=True, help="Configuration to release it under.")
 @click.option("--size", "image_size", default=512, show_default=True, help="Input side in pixels.")
-@click.option("--cut", default=0.0, show_default=True, help="Logit at which masks are cut from now on.")
-def main(checkpoints: tuple[Path, ...], out: Path, name: str, image_size: int, cut: float) -> None:
+@click.option("--box-cut", default=0.0, show_default=True, help="Logit at which masks of boxes are cut from now on.")
+def main(checkpoints: tuple[Path, ...], out: Path, name: str, image_size: int, box_cut: float) -> None:
     """Write the mean of CHECKPOINTS as a release."""
     models = []
     for path in checkpoints:
@@ -73,7 +74,7 @@ def main(checkpoints: tuple[Path, ...], out: Path, name: str, image_size: int, c
         take_over(models[-1], scaled(load_model(path)).state_dict(), str(path))
     model = averaged(models)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(released(recut(model, cut)), out, dtype=torch.float16)
+    save_checkpoint(released(recut(model, box_cut)), out, dtype=torch.float16)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -49,11 +49,15 @@ def test_a_release_holds_what_float16_holds(tmp_path: Path) -> None:
     assert all(torch.equal(read[name], value) for name, value in model.state_dict().items())
 
 
-def test_masks_cut_lower_are_the_same_logits_moved_up() -> None:
+def test_masks_of_boxes_cut_lower_are_the_same_logits_moved_up_and_all_others_stay() -> None:
     model = tiny_model("nano")
-    prompts = tuple(torch.from_numpy(part) for part in vars(random_prompts(model.spec, 2, 2)).values())
+    prompts = [torch.from_numpy(part) for part in vars(random_prompts(model.spec, 4, 2)).values()]
+    _, labels, _, has_mask_input = prompts  # the first prompt is a box without a mask
+    labels[1] = labels[0]  # the second a box with one
+    assert has_mask_input.tolist() == [0, 1, 0, 1]
     with torch.inference_mode():
         embeddings = model.encode(torch.from_numpy(random_image(model.spec)))
         before = model.decode(embeddings, *prompts)[0]
         after = recut(model, -0.5).decode(embeddings, *prompts)[0]
-    assert torch.allclose(after, before + 0.5, atol=1e-4)
+    moved = torch.tensor([0.5, 0, 0, 0]).view(-1, 1, 1, 1)
+    assert torch.allclose(after, before + moved, atol=1e-4)
