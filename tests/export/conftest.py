@@ -22,7 +22,6 @@ from sam_edge.model.sam import Sam
 from sam_edge.runtimes import ASSETS
 from tests.tiny_models import tiny_model
 
-
 PROMPTS_COUNT = 8.0  # times as much as random weights let them: a fault in a prompt must change masks
 
 
