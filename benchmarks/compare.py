@@ -167,16 +167,20 @@ def _noise(null_ratios: list[float]) -> Interval:
     return 1 / noise, noise
 
 
+def _stages(side: dict[str, Record]) -> list[dict[str, Any]]:
+    """All measured stages of all rows."""
+    return [record["stages"][stage] for record in side.values() if "stages" in record for stage in STAGES]
+
+
 def _have_yardsticks(side: dict[str, Record]) -> bool:
-    return all("round_yardstick_ms" in r["stages"][stage] for r in side.values() if "stages" in r for stage in STAGES)
+    return all("round_yardstick_ms" in stage for stage in _stages(side))
 
 
 def _drift(old: dict[str, Record], new: dict[str, Record]) -> list[str]:
     """A note where the machine itself was slower or faster in NEW."""
 
     def yardstick_ms(side: dict[str, Record]) -> float:
-        stages = [r["stages"][stage] for r in side.values() if "stages" in r for stage in STAGES]
-        return float(np.median([ms for stage in stages for ms in stage["round_yardstick_ms"]] or [1.0]))
+        return float(np.median([ms for stage in _stages(side) for ms in stage["round_yardstick_ms"]] or [1.0]))
 
     change = yardstick_ms(new) / yardstick_ms(old)
     if 1 / (1 + LEAST_NOISE) < change < 1 + LEAST_NOISE:

@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +22,7 @@ from torch import Tensor
 from sam_edge.errors import CheckpointError
 from sam_edge.files import atomic_file
 from sam_edge.model.config import ModelConfig, ViTConfig
+from sam_edge.model.dense_prompts import with_new_maps
 from sam_edge.model.registry import MODELS, PUBLIC_CHECKPOINTS, build_model, model_config
 from sam_edge.model.sam import Sam
 from sam_edge.model.vit import resize_positions
@@ -32,8 +32,6 @@ __all__ = ["checkpoint_path", "load_checkpoint", "load_model", "save_checkpoint"
 METADATA_KEY = "sam_edge_config"  # in a safetensors header: ModelConfig as JSON
 NANO_WEIGHTS = Path(__file__).parents[2] / "weights" / "nano.safetensors"  # in a source checkout
 OPTIONAL_SUFFIX = ".num_batches_tracked"  # older files lack these counters of batch norm, which inference does not use
-# Convolutions over nano's prompt maps, of which there were fewer once.
-MAP_READERS = ("mask_decoder.dense_to_embedding.0.weight", "mask_decoder.dense_to_upscaled.weight")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -109,7 +107,8 @@ def take_over(model: Sam, values: dict[str, Tensor], source: str) -> None:
     for values that have no place.
     """
     own = model.state_dict()
-    values = {name: _with_all_maps(name, value, own) for name, value in values.items()}
+    readers = [name for name in model.mask_decoder.map_readers if name in own.keys() & values.keys()]
+    values = values | {name: with_new_maps(values[name], own[name]) for name in readers}
     homeless = [name for name, value in values.items() if name not in own or own[name].shape != value.shape]
     if homeless:
         raise CheckpointError(
@@ -117,14 +116,6 @@ def take_over(model: Sam, values: dict[str, Tensor], source: str) -> None:
             "expected a checkpoint of the same kind of model. Choose another --init or --model."
         )
     model.load_state_dict(values, strict=False)
-
-
-def _with_all_maps(name: str, value: Tensor, own: dict[str, Tensor]) -> Tensor:
-    """With zeros for the prompt maps that an earlier decoder did not have."""
-    if name not in MAP_READERS or name not in own:
-        return value
-    missing = own[name].shape[1] - value.shape[1]
-    return F.pad(value, (0, 0, 0, 0, 0, missing)) if missing > 0 else value
 
 
 def save_checkpoint(model: Sam, path: str | Path, dtype: torch.dtype = torch.float32) -> None:

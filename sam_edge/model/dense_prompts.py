@@ -19,7 +19,7 @@ from sam_edge.contract import (
     MASK_STRIDE,
 )
 
-__all__ = ["NUM_DENSE_PROMPT_MAPS", "box_alone", "dense_prompt_maps"]
+__all__ = ["NUM_DENSE_PROMPT_MAPS", "box_alone", "dense_prompt_maps", "with_new_maps"]
 
 NUM_DENSE_PROMPT_MAPS = 11  # without the box's ellipse, which comes last
 
@@ -56,6 +56,11 @@ def box_alone(maps: Tensor) -> Tensor:
     """(B, 1, 1, 1) of `dense_prompt_maps`: 1 where a box is given and no mask, else 0."""
     given, mask = (maps[:, i : i + 1, :1, :1] for i in (_BOX_GIVEN, _MASK_GIVEN))
     return given - given * mask
+
+
+def with_new_maps(earlier: Tensor, own: Tensor) -> Tensor:
+    """A convolution's weights over fewer maps, with zeros for those that `own` reads as well: new maps come last."""
+    return F.pad(earlier, (0, 0, 0, 0, 0, max(0, own.shape[1] - earlier.shape[1])))
 
 
 def _box_maps(x: Tensor, y: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> list[Tensor]:

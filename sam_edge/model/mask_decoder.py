@@ -63,6 +63,8 @@ class MaskIoUHead(nn.Module):
 class MaskDecoder(nn.Module):
     """SAM's mask decoder; with `DecoderConfig`'s extras also nano's."""
 
+    map_readers = ("mask_decoder.dense_to_embedding.0.weight", "mask_decoder.dense_to_upscaled.weight")  # in a model
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config

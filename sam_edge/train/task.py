@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from sam_edge.evaluate.dataset import Record
 from sam_edge.model.sam import Sam
+from sam_edge.train.losses import LossWeights
 
 __all__ = ["Place", "RunConfig", "Task"]
 
@@ -41,7 +42,7 @@ class RunConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.998
-    focal_weight: float = 20.0
+    focal_weight: float = LossWeights.focal
     precision: str = "fp32"
     seed: int = 0
 

@@ -14,14 +14,7 @@ from sam_edge.contract import ModelSpec
 from sam_edge.errors import ArtifactError, ExportError, OutputError
 from sam_edge.manifest import contract_tensors
 from tests.artifacts.artifact_files import edit, put, read_all, set_at
-from tests.small_artifact import (
-    ENCODER,
-    SPEC,
-    small_artifact,
-    small_files,
-    small_graph,
-    small_manifest,
-)
+from tests.small_artifact import ENCODER, SPEC, small_artifact, small_files, small_graph, small_manifest
 
 
 def test_a_written_artifact_is_read_back_as_it_was(original: Path) -> None:

@@ -1,6 +1,6 @@
 """The released model in every format and precision, certified on a small subset of photos.
 
-`benchmarks/results/nano-export.jsonl` has the same certificates on all photos of the evaluation sets.
+`benchmarks/results/nano-export.jsonl` has the same certificates on photos of the evaluation sets.
 """
 
 from __future__ import annotations
