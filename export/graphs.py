@@ -25,8 +25,8 @@ from sam_edge.contract import (
 )
 from sam_edge.errors import ExportError
 from sam_edge.manifest import POINTS, PROMPTS, Graph, contract_tensors
-from sam_edge.model.nano import fold_scales
 from sam_edge.model.sam import Sam
+from sam_edge.model.scaled_conv import fold_scales
 
 __all__ = [
     "MIN_ELEMENTS",

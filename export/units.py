@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sam_edge.errors import ExportError
-from sam_edge.model.nano import ScaledConv, folded_weight
 from sam_edge.model.sam import Sam
+from sam_edge.model.scaled_conv import ScaledConv, folded_weight
 
 __all__ = ["check_known", "matched", "unit_weights", "units"]
 

@@ -53,7 +53,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class NanoEncoderConfig:
-    """EfficientNet-Lite0 up to block 14, a top-down step from stride 32 to 16, and skips at strides 8 and 4.
+    """A trunk (one of `trunks.TRUNKS`), a top-down step from stride 32 to 16, and skips at strides 8 and 4.
 
     `pixel_path`: channels at strides 4 and 8 of a path that carries what stride 16 knows down to both skips; () for
     none. `neck_blocks`: residual blocks of two 3x3 convolutions at stride 16. `high_res_channels` () leaves both skips
@@ -65,6 +65,7 @@ class NanoEncoderConfig:
     high_res_channels: tuple[int, ...] = (32, 64)
     pixel_path: tuple[int, ...] = ()
     neck_blocks: int = 0
+    trunk: str = "efficientnet_lite0"
 
 
 @dataclass(frozen=True)

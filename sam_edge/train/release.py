@@ -17,9 +17,9 @@ import click
 import torch
 
 from sam_edge.model.checkpoints import load_model, save_checkpoint, take_over
-from sam_edge.model.nano import fold_scales
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
+from sam_edge.model.scaled_conv import fold_scales
 
 __all__ = ["averaged", "recut", "released", "scaled"]
 
