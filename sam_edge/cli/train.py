@@ -22,8 +22,17 @@ Examples:
 
 @click.command("train", epilog=EPILOG, short_help="Train a model from photos with masks.")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", default="nano", metavar="NAME", help="Configuration to train.  [default: nano]")
+@click.option(
+    "--model", default="nano", metavar="NAME|JSON", help="What to train: a name, or a configuration.  [default: nano]"
+)
 @click.option("--init", default="", metavar="FILE", help="Checkpoint to start from; without it, random weights.")
+@click.option(
+    "--learn",
+    default="all",
+    show_default=True,
+    type=click.Choice(["all", "iou_predictions"]),
+    help="What to train: everything, or how well masks are judged, with the masks as they are.",
+)
 @click.option(
     "--more-data",
     multiple=True,
@@ -35,10 +44,10 @@ Examples:
 @click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps.")
 @click.option("--final-lr-share", default=0.0, show_default=True, help="Learning rate at the end, as a share of --lr.")
 @click.option(
-    "--trunk-lr-scale", default=0.15, show_default=True, help="The pretrained trunk's share of the learning rate."
+    "--trunk-lr-scale", default=0.15, show_default=True, help="Share of the learning rate of a trunk from --init."
 )
 @click.option(
-    "--frozen-blocks", default=5, show_default=True, metavar="N", help="First blocks of the trunk left fixed."
+    "--frozen-blocks", default=5, show_default=True, metavar="N", help="First blocks of a trunk from --init left fixed."
 )
 @click.option(
     "--freeze-depthwise", is_flag=True, help="Leave the trunk's depthwise filters fixed: a third faster on CPUs."
@@ -56,6 +65,7 @@ Examples:
 def command(
     data: tuple[Path, ...],
     out: Path,
+    model: str,
     more_data: tuple[Path, ...],
     sources: tuple[str, ...],
     whole_photo_share: float,
@@ -72,8 +82,10 @@ def command(
     from sam_edge.train.data import AugmentConfig
     from sam_edge.train.loop import TrainConfig, train
     from sam_edge.train.prompting import PromptMix
+    from sam_edge.train.students import read_config
 
     config = TrainConfig(
+        model=read_config(model),
         data=tuple(str(path) for path in data),
         more_data=tuple(str(path) for path in more_data),
         source_weights=dict(_weight(source) for source in sources),

@@ -34,6 +34,7 @@ from sam_edge.train.step import draw_corrections
 from sam_edge.train.stream import SampleStream, streamed_and_held_out
 from sam_edge.train.students import adopt_decoder, check_fits, take_what_fits
 from sam_edge.train.task import Place, RunConfig
+from sam_edge.train.unit_scale import bring_to_unit_scale
 
 __all__ = ["STAGES", "DistillConfig", "DistillTask"]
 
@@ -103,6 +104,8 @@ class DistillTask:
         if self.config.stage == "embeddings" or self.start_from is None:
             self.say(adopt_decoder(model, self.teacher))
         if isinstance(model.image_encoder, NanoEncoder):
+            if self.start_from is None and self.init is None:
+                bring_to_unit_scale(model.image_encoder.trunk, self.records, model.spec)
             model.image_encoder.trunk.freeze(self.config.frozen_blocks)
         for name, parameter in model.image_encoder.named_parameters():
             in_embeddings = not name.startswith(NOT_IN_EMBEDDINGS)

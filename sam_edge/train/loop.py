@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from sam_edge.errors import DataError
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.model.checkpoints import load_model, take_over
+from sam_edge.model.config import ModelConfig
 from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model
 from sam_edge.model.sam import Sam
@@ -25,20 +26,28 @@ from sam_edge.train.run import run_task
 from sam_edge.train.step import TrainingStep, draw_corrections
 from sam_edge.train.stream import SampleStream, streamed_and_held_out
 from sam_edge.train.task import Place, RunConfig
+from sam_edge.train.unit_scale import bring_to_unit_scale
 from sam_edge.train.validate import validate
 
-__all__ = ["PromptTask", "TrainConfig", "train"]
+__all__ = ["LEARN", "PromptTask", "TrainConfig", "train"]
+
+# What can be trained alone -> where its parameters' names start. The IoU heads last: masks that no longer change, for
+# instance those of a mean of several runs' weights, are easier to judge.
+LEARN = {"all": ("",), "iou_predictions": ("mask_decoder.iou_prediction_head.", "mask_decoder.mask_iou_head.")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """Everything that decides a run's result; see RunConfig for what every run has.
 
-    Photos are held out of `data` alone, so that `more_data` does not change which ones. `source_weights` draws photos
-    by source name (a source that is not named has weight 1); with `stream` it has no effect.
+    `model` is a name or what `ModelConfig.to_dict` returns. Without `init` nothing is pretrained: then the whole trunk
+    learns, at the full rate. Photos are held out of `data` alone, so that `more_data` does not change which ones.
+    `source_weights` draws photos by source name (a source that is not named has weight 1); with `stream` it has no
+    effect. `learn` is what of the model is trained, one of LEARN.
     """
 
-    model: str = "nano"
+    learn: str = "all"
+    model: str | dict[str, Any] = "nano"
     more_data: tuple[str, ...] = ()
     init: str = ""
     image_size: int = 256
@@ -90,15 +99,24 @@ class PromptTask:
             raise DataError(f"{', '.join(config.data)}: no photo left for training.")
 
     def empty_model(self) -> Sam:
-        return build_model(self.config.model, image_size=self.config.image_size)
+        model = self.config.model
+        return build_model(
+            model if isinstance(model, str) else ModelConfig.from_dict(model), image_size=self.config.image_size
+        )
 
     def start(self) -> Sam:
         config = self.config
         model = self.empty_model()
+        trunk = model.image_encoder.trunk if isinstance(model.image_encoder, NanoEncoder) else None
         if config.init:
             take_over(model, load_model(config.init).state_dict(), config.init)
-        if isinstance(model.image_encoder, NanoEncoder):
-            model.image_encoder.trunk.freeze(config.frozen_blocks, config.freeze_depthwise)
+        elif trunk is not None:
+            bring_to_unit_scale(trunk, self.train_records or self.held_out or open_records(self.tars[:1]), model.spec)
+        if trunk is not None:
+            trunk.freeze(config.frozen_blocks if config.init else 0, config.freeze_depthwise)
+        if config.learn != "all":
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith(LEARN[config.learn]))
         return model.train()
 
     def prepare(self, accelerator: Any) -> None:
@@ -109,7 +127,8 @@ class PromptTask:
         return TrainingStep(model, LossWeights(config.focal_weight, config.near_weight, config.jaccard_weight))
 
     def parameter_groups(self, model: Sam) -> list[dict[str, Any]]:
-        return parameter_groups(model, self.config.trunk_lr_scale, self.config.weight_decay)
+        scale = self.config.trunk_lr_scale if self.config.init else 1.0
+        return parameter_groups(model, scale, self.config.weight_decay)
 
     def corrections(self, step: int) -> int:
         config = self.config

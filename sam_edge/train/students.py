@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from sam_edge.model.config import ModelConfig
 from sam_edge.model.registry import MODELS, build_model
 from sam_edge.model.sam import Sam
 
-__all__ = ["adopt_decoder", "check_fits", "read_student", "take_what_fits"]
+__all__ = ["adopt_decoder", "check_fits", "read_config", "read_student", "take_what_fits"]
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -39,6 +40,18 @@ def read_student(student: str, image_size: int | None = None) -> tuple[ModelConf
     with torch.device("meta"):
         build_model(config)  # an input side that the encoder cannot take is said before anything is read
     return config, None
+
+
+def read_config(model: str) -> str | dict[str, Any]:
+    """A registry name as it is, or the content of a JSON file as `ModelConfig.to_dict` returns it. CheckpointError."""
+    if model in MODELS:
+        return model
+    if model.endswith(".json"):
+        return _read_config(Path(model)).to_dict()
+    raise CheckpointError(
+        f"{model!r} is not a model, expected one of {', '.join(MODELS)}, or a .json file with a configuration. "
+        "To go on from a checkpoint, give it with --init."
+    )
 
 
 def _read_config(path: Path) -> ModelConfig:

@@ -20,11 +20,12 @@ from torch import Tensor
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.image import preprocess
 from sam_edge.model.checkpoints import save_checkpoint
-from sam_edge.model.nano import LITE0_BLOCKS, NanoEncoder
+from sam_edge.model.config import ModelConfig
+from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model, model_config
 from sam_edge.model.sam import Sam
 
-__all__ = ["load_trial", "load_trunk"]
+__all__ = ["load_trial", "load_trunk", "write_pretrained"]
 
 BATCH_NORM_EPS = 1e-3  # of EfficientNet-Lite0
 TRIAL_PARTS = {"exp": "expand", "dw": "depthwise", "proj": "project"}
@@ -33,7 +34,7 @@ TRIAL_PARTS = {"exp": "expand", "dw": "depthwise", "proj": "project"}
 def load_trunk(model: Sam, weights: Mapping[str, Tensor]) -> None:
     """Put EfficientNet-Lite0's weights (`blocks.{i}.{expand,depthwise,project}.{conv,bn}.*`) into nano's trunk."""
     trunk = _encoder(model).trunk
-    names = ["stem", *(f"blocks.{i}.{part}" for i in range(len(LITE0_BLOCKS)) for part in TRIAL_PARTS.values())]
+    names = ["stem", *(f"blocks.{i}.{part}" for i in range(len(trunk.blocks)) for part in TRIAL_PARTS.values())]
     for name in names:
         if f"{name}.conv.weight" not in weights:
             continue  # the first block has no expansion
@@ -43,6 +44,16 @@ def load_trunk(model: Sam, weights: Mapping[str, Tensor]) -> None:
         _set(conv.weight, weights[f"{name}.conv.weight"])
         _set(conv.scale, scale.view(-1, 1, 1, 1))
         _set(conv.bias, norm["bias"] - norm["running_mean"] * scale)
+
+
+def write_pretrained(config: ModelConfig, imagenet: Path, path: Path, seed: int = 0) -> None:
+    """A checkpoint of `config` with EfficientNet-Lite0's weights from the file `imagenet`; the rest is random."""
+    from safetensors.torch import load_file
+
+    torch.manual_seed(seed)
+    model = build_model(config)
+    load_trunk(model, load_file(imagenet))
+    save_checkpoint(model, path)
 
 
 def load_trial(model: Sam, weights: Mapping[str, Tensor], records: Sequence[Record]) -> None:
@@ -188,14 +199,13 @@ def main(kind: str, weights: Path, data: tuple[str, ...], out: Path) -> None:
     """Write nano's first weights."""
     from safetensors.torch import load_file
 
-    torch.manual_seed(0)
     config = model_config("nano")
     if kind == "trunk":
-        model = build_model(config)
-        load_trunk(model, load_file(weights))
-    else:  # the trial had no ellipse; `sam-edge train --init` adds it
-        model = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
-        load_trial(model, load_file(weights), open_records(data)[::45])
+        write_pretrained(config, weights, out)
+        return
+    torch.manual_seed(0)  # the trial had no ellipse; `sam-edge train --init` adds it
+    model = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
+    load_trial(model, load_file(weights), open_records(data)[::45])
     save_checkpoint(model, out)
 
 

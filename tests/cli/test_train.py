@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from sam_edge.model.checkpoints import load_model
 from tests.cli.command_line import assert_one_line_error, run
 from tests.sa1b import write_set
+from tests.tiny_models import TINY_CONFIGS
 
 
 def test_a_model_is_trained_from_a_folder_and_the_run_is_continued(tmp_path: Path) -> None:
@@ -26,6 +29,24 @@ def test_a_folder_without_photos_and_an_unknown_model_are_named(tmp_path: Path) 
     folder = write_set(tmp_path / "photos")
     done = run("train", folder, "-o", "run", "--model", "vit_x", "--held-out", 0, cwd=tmp_path)
     assert_one_line_error(done, "vit_x", "nano")
+
+
+def test_a_configuration_of_ones_own_is_trained_from_nothing_and_another_does_not_continue_it(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "photos")
+    config = TINY_CONFIGS["nano"].to_dict()
+    config["encoder"]["trunk"] = "mobilenet_v4"
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    options = ("--model", "mine.json", "--size", 64, "--photos", 1, "--held-out", 0, "--workers", 0, "--steps", 1)
+    done = run("train", folder, *options, "-o", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = load_model(str(tmp_path / "run" / "last.safetensors"))
+    assert model.config.encoder == replace(TINY_CONFIGS["nano"].encoder, trunk="mobilenet_v4", image_size=64)
+
+    config["encoder"]["trunk"] = "repvit"
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    assert_one_line_error(run("train", folder, *options, "-o", "run", cwd=tmp_path), "mobilenet_v4", "repvit")
+    (tmp_path / "mine.json").write_text('{"name": "mine"}')
+    assert_one_line_error(run("train", folder, *options, "-o", "run", cwd=tmp_path), "mine.json", "encoder")
 
 
 def test_a_weight_that_is_no_number_is_wrong_usage(tmp_path: Path) -> None:
