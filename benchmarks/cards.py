@@ -1,4 +1,4 @@
-"""Writes measured figures into README.md and MODEL_CARD.md, from records and nothing else.
+"""Writes measured figures into README.md, MODEL_CARD.md and pages of docs/, from records and nothing else.
 
 A page says where: `<!-- figures: quality cocoval -->` ... `<!-- end -->`. `python -m sam_edge.benchmarks.cards` fills
 the blocks from `benchmarks/results/`; a test holds that the pages are what this writes.
@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from sam_edge.artifact import record_quality
+from sam_edge.benchmarks.ablation_table import table as ablation_table
 from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
 from sam_edge.benchmarks.formats import newest, table
 from sam_edge.benchmarks.peers import table as peers_table
@@ -25,7 +26,7 @@ from sam_edge.runtimes import ASSETS
 __all__ = ["quality", "render"]
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("MODEL_CARD.md"), Path("docs/export.md"), Path("docs/browser.md"))
+PAGES = tuple(map(Path, ("README.md", "MODEL_CARD.md", "docs/ablations.md", "docs/browser.md", "docs/export.md")))
 BLOCK = re.compile(r"(<!-- figures: (?P<what>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEBIBYTE = 2**20
 
@@ -117,6 +118,13 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
+def _ablation(group: str, results: Path) -> str:
+    fitting = [record for record in _records(results / "ablations.jsonl") if record["group"] == group]
+    if not fitting:
+        raise KeyError(f"no record for {group} in {results}")
+    return ablation_table(fitting[-1])
+
+
 def _peers(_: str, results: Path) -> str:
     return peers_table(_records(results / "peers.jsonl")[-1])
 
@@ -141,6 +149,7 @@ def _browser(_: str, results: Path) -> str:
 
 
 BLOCKS: dict[str, Callable[[str, Path], str]] = {
+    "ablation": _ablation,
     "browser": _browser,
     "formats": _formats,
     "latency": _latency,
@@ -161,7 +170,7 @@ def quality(results: Path) -> dict[str, float]:
 
 @click.command()
 def main() -> None:
-    """Fill README.md, MODEL_CARD.md and the shipped manifest; run from the checkout's root."""
+    """Fill the pages and the shipped manifest; run from the checkout's root."""
     record_quality(ASSETS / "nano", quality(RESULTS))
     for page in PAGES:
         page.write_text(render(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")

@@ -1,0 +1,82 @@
+"""What is compared in an ablation: groups of configurations that differ from `nano` in one thing each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sam_edge.model.config import DecoderConfig, ModelConfig, NanoEncoderConfig
+from sam_edge.model.registry import MODELS
+from sam_edge.model.trunks import TRUNKS
+
+__all__ = ["GROUPS", "Group", "Variant"]
+
+PEOPLES_MASKS = {"coco": 0.4, "bsds": 0.2, "duts": 0.2, "cocoperson": 0.1, "ccp": 0.1, "cocobox": 0.0}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model, and how often photos of each source are drawn to train it; `cocobox` has masks that `nano` drew."""
+
+    config: ModelConfig
+    sources: dict[str, float] = field(default_factory=lambda: dict(PEOPLES_MASKS))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants by name, compared with the first. `pretrained`: they start from an ImageNet trunk."""
+
+    about: str
+    pretrained: bool
+    variants: dict[str, Variant]
+
+
+def _changed(encoder: dict[str, object] | None = None, decoder: dict[str, object] | None = None) -> Variant:
+    nano = MODELS["nano"]
+    ours = nano.encoder
+    assert isinstance(ours, NanoEncoderConfig)
+    changed_encoder: Callable[..., NanoEncoderConfig] = replace
+    changed_decoder: Callable[..., DecoderConfig] = replace
+    return Variant(
+        replace(
+            nano, encoder=changed_encoder(ours, **encoder or {}), decoder=changed_decoder(nano.decoder, **decoder or {})
+        )
+    )
+
+
+def _width(dim: int) -> Variant:
+    return _changed({"dim": dim}, {"dim": dim, "mlp_dim": 4 * dim, "iou_head_hidden_dim": dim})
+
+
+GROUPS: dict[str, Group] = {
+    "encoders": Group(
+        "Trunks under equal latency, none of them pretrained",
+        pretrained=False,
+        variants={trunk: _changed({"trunk": trunk}) for trunk in TRUNKS},
+    ),
+    "parts": Group(
+        "`nano` without one of its parts, from the ImageNet trunk",
+        pretrained=True,
+        variants={
+            "nano": _changed(),
+            "without prompt maps": _changed(decoder={"dense_prompts": False, "box_ellipse": False, "box_bias": False}),
+            "without the ellipse": _changed(decoder={"box_ellipse": False}),
+            "without the pixel path": _changed({"pixel_path": ()}),
+            "without features at strides 4 and 8": _changed(
+                {"pixel_path": (), "high_res_channels": ()}, {"high_res_channels": ()}
+            ),
+            "width 64": _width(64),
+            "width 192": _width(192),
+        },
+    ),
+    "labels": Group(
+        "Masks that people drew, and in a third of the photos masks that `nano` drew for boxes (`sam-edge label`)",
+        pretrained=True,
+        variants={
+            "people's masks": _changed(),
+            "nano's masks, too": Variant(
+                MODELS["nano"], {name: 0.65 * share for name, share in PEOPLES_MASKS.items()} | {"cocobox": 0.35}
+            ),
+        },
+    ),
+}

@@ -1,0 +1,71 @@
+"""Two small variants trained, scored, exported, timed and compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sam_edge.benchmarks import ablations
+from sam_edge.benchmarks.ablation_table import table
+from sam_edge.benchmarks.ablation_variants import GROUPS, Group, Variant
+from sam_edge.model.config import NanoEncoderConfig
+from sam_edge.model.registry import MODELS, build_model
+from tests.sa1b import OUTLINES, write_set
+from tests.tiny_models import TINY_CONFIGS
+
+
+def test_variants_of_a_group_differ_from_nano_in_what_they_say_and_fit_its_size() -> None:
+    for group in GROUPS.values():
+        first, *others = group.variants.values()
+        assert first.config == MODELS["nano"] and all(other != first for other in others)
+    models = [variant.config for variant in GROUPS["encoders"].variants.values()]
+    assert len({model.encoder.trunk for model in models if isinstance(model.encoder, NanoEncoderConfig)}) >= 3
+    assert all(sum(p.numel() for p in build_model(model).parameters()) <= 4_000_000 for model in models)
+
+
+def test_a_group_is_trained_scored_timed_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = TINY_CONFIGS["nano"]
+    other_trunk = replace(tiny, encoder=replace(tiny.encoder, trunk="repvit"))
+    group = Group("two trunks", False, {"first": Variant(tiny, {}), "other one": Variant(other_trunk, {})})
+    monkeypatch.setitem(ablations.GROUPS, "encoders", group)
+    monkeypatch.setattr(ablations, "TIMED_SIZE_PX", 64)
+    folder = write_set(tmp_path / "photos")
+    out = tmp_path / "ablations.jsonl"
+    arguments = [
+        "encoders",
+        "--data",
+        folder,
+        "--eval",
+        folder,
+        "--steps",
+        1,
+        "--size",
+        64,
+        "--runs",
+        tmp_path / "runs",
+    ]
+    for _ in range(2):
+        done = CliRunner().invoke(ablations.main, [*map(str, arguments), "-o", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    first, again = (json.loads(line) for line in out.read_text().splitlines())
+    assert [row["checkpoint_sha256"] for row in first["variants"]] == [
+        r["checkpoint_sha256"] for r in again["variants"]
+    ]
+    assert first["data"]["objects"] == sum(map(len, OUTLINES.values()))
+    base, other = first["variants"]
+    assert base["kinds"]["box"]["difference_points"] == 0 and base["encode_ratio"] == 1
+    difference = other["kinds"]["box"]["miou_percent"] - base["kinds"]["box"]["miou_percent"]
+    assert other["kinds"]["box"]["difference_points"] == pytest.approx(difference, abs=0.011)
+    assert base["parameters"] != other["parameters"] and other["encode_ms"] > 0 and other["decode_ms"] > 0
+    assert str(tmp_path) not in json.dumps(first)
+    shown = table(first)
+    assert "| other one |" in shown and f"`{first['command']}`" in shown and shown in done.output
+
+
+def test_a_group_that_starts_pretrained_asks_for_the_weights(tmp_path: Path) -> None:
+    done = CliRunner().invoke(ablations.main, ["parts", "--data", str(tmp_path), "--eval", str(tmp_path)])
+    assert done.exit_code == 2 and "--imagenet" in done.output
