@@ -6,15 +6,17 @@ initialisation: Salimans and Kingma, arXiv 1602.07868, section 3; Mishkin and Ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_edge.contract import ModelSpec
+from sam_edge.errors import DataError, ImageError
 from sam_edge.evaluate.dataset import Record, drawn_evenly
 from sam_edge.image import preprocess
 from sam_edge.model.scaled_conv import ScaledConv
@@ -29,16 +31,28 @@ SMALLEST_DEVIATION = 1e-3  # of a channel that sees nothing on these photos
 def bring_to_unit_scale(module: nn.Module, records: Sequence[Record], spec: ModelSpec) -> None:
     """Set `scale` and `bias` of every ScaledConv of `module`, first to last, from one pass over a few photos.
 
-    module: image (n, 3, S, S) -> anything. spec: how photos become images. Raises DataError, ImageError.
+    module: image (n, 3, S, S) -> anything. spec: how photos become images. Photos that cannot be read are left out;
+    raises DataError where that leaves none.
     """
-    photos = (record.photo() for record in drawn_evenly(records, PHOTOS))
-    images = torch.from_numpy(np.concatenate([preprocess(photo, spec)[0] for photo in photos]))
+    images = torch.from_numpy(np.concatenate(list(_images(drawn_evenly(records, PHOTOS), spec))))
     hooks = [conv.register_forward_hook(_set_from_output) for conv in module.modules() if isinstance(conv, ScaledConv)]
     try:
         module(images)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _images(records: Sequence[Record], spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
+    last, read = "", 0
+    for record in records:
+        try:
+            yield preprocess(record.photo(), spec)[0]
+            read += 1
+        except (DataError, ImageError) as error:
+            last = f"{record.where}: {error}"
+    if not read:
+        raise DataError(f"none of {len(records)} photos can be read; the last was {last}")
 
 
 def _set_from_output(conv: ScaledConv, inputs: tuple[Tensor, ...], output: Tensor) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sam_edge.errors import DataError
 from sam_edge.evaluate.dataset import open_records
 from sam_edge.image import preprocess
 from sam_edge.model.registry import build_model
@@ -41,3 +42,15 @@ def test_every_convolution_has_mean_0_and_deviation_1_on_the_photos_it_was_set_f
     for deviation, mean in seen:
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=2e-3)
         torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=2e-3, atol=2e-3)
+
+
+def test_a_photo_that_cannot_be_read_is_left_out_and_nothing_but_such_is_an_error(tmp_path: Path) -> None:
+    spec = build_model("nano", image_size=64).spec
+    folder = write_set(tmp_path)
+    photos = sorted(folder.glob("*.jpg"))
+    photos[0].write_bytes(b"no photo")
+    bring_to_unit_scale(Trunk(TRUNKS["repvit"]).eval(), open_records([folder]), spec)
+    for photo in photos:
+        photo.write_bytes(b"no photo")
+    with pytest.raises(DataError, match=r"none of 3 photos can be read; .*coffee.*is not a photo"):
+        bring_to_unit_scale(Trunk(TRUNKS["repvit"]).eval(), open_records([folder]), spec)
