@@ -24,10 +24,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Group:
-    """Variants by name, compared with the first. `pretrained`: they start from an ImageNet trunk."""
+    """Variants by name, compared with the first."""
 
     about: str
-    pretrained: bool
     variants: dict[str, Variant]
 
 
@@ -50,13 +49,11 @@ def _width(dim: int) -> Variant:
 
 GROUPS: dict[str, Group] = {
     "encoders": Group(
-        "Trunks under equal latency, none of them pretrained",
-        pretrained=False,
+        "Trunks under equal latency",
         variants={trunk: _changed({"trunk": trunk}) for trunk in TRUNKS},
     ),
     "parts": Group(
-        "`nano` without one of its parts, from the ImageNet trunk",
-        pretrained=True,
+        "`nano` without one of its parts, or of another width",
         variants={
             "nano": _changed(),
             "without prompt maps": _changed(decoder={"dense_prompts": False, "box_ellipse": False, "box_bias": False}),
@@ -71,7 +68,6 @@ GROUPS: dict[str, Group] = {
     ),
     "labels": Group(
         "Masks that people drew, and in a third of the photos masks that `nano` drew for boxes (`sam-edge label`)",
-        pretrained=True,
         variants={
             "people's masks": _changed(),
             "nano's masks, too": Variant(

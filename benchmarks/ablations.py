@@ -1,8 +1,8 @@
 """`python -m sam_edge.benchmarks.ablations GROUP --data TRAIN --eval DATA -o RUNS`: what a choice is worth.
 
-Every variant of a group is trained by the same short schedule with the same photos and prompts, evaluated on the same
-objects, exported, and timed in turn with the others. Killed at any moment, the same command continues. The records
-(benchmarks/results/ablations.jsonl) make the tables of docs/ablations.md.
+Every variant of a group is trained from random weights by the same short schedule with the same photos and prompts,
+evaluated on the same objects, exported, and timed in turn with the others. Killed at any moment, the same command
+continues. The records (benchmarks/results/ablations.jsonl) make the tables of docs/ablations.md.
 
 A short schedule says which choice learns faster, not which one ends higher: differences below the interval, and below
 what another seed changes (--seed), are noise.
@@ -37,12 +37,10 @@ from sam_edge.evaluate.provenance import data_sha256, file_sha256, source_commit
 from sam_edge.export.pipeline import Exporter, Request
 from sam_edge.files import write_bytes_atomically
 from sam_edge.image import preprocess
-from sam_edge.model.config import ModelConfig
 from sam_edge.model.registry import build_model
 from sam_edge.prompts import build_prompts
 from sam_edge.runtimes import load
 from sam_edge.train.loop import TrainConfig, train
-from sam_edge.train.warm_start import write_pretrained
 
 __all__ = ["SCHEMA", "Schedule", "run_group"]
 
@@ -62,11 +60,10 @@ class Schedule:
     seed: int = 1
     precision: str = "bf16"
 
-    def config(self, variant: Variant, data: Sequence[Path], init: str) -> TrainConfig:
+    def config(self, variant: Variant, data: Sequence[Path]) -> TrainConfig:
         return TrainConfig(
             model=variant.config.to_dict(),
             data=tuple(map(str, data)),
-            init=init,
             source_weights=variant.sources,
             image_size=self.image_size,
             steps=self.steps,
@@ -80,21 +77,15 @@ class Schedule:
 
 
 def run_group(
-    group: Group, schedule: Schedule, data: Sequence[Path], on: Sequence[Path], out: Path, imagenet: Path | None
+    group: Group, schedule: Schedule, data: Sequence[Path], on: Sequence[Path], out: Path
 ) -> list[dict[str, Any]]:
-    """A dict of figures a variant, in the group's order. Writes into `out`, and continues what is there.
-
-    imagenet: EfficientNet-Lite0's weights for the variants' trunks; None for random ones.
-    """
+    """A dict of figures a variant, in the group's order. Writes into `out`, and continues what is there."""
     records = open_records(on)
     checkpoints, scores = {}, {}
     for name, variant in group.variants.items():
         folder = out / name.replace(" ", "-")
-        init = (
-            _start(variant.config, imagenet, schedule.seed, folder) if group.pretrained and imagenet is not None else ""
-        )
         print(f"{name}: {schedule.steps} steps", flush=True)
-        checkpoints[name] = train(schedule.config(variant, data, init), folder, workers=0, validate_every=1 << 30)
+        checkpoints[name] = train(schedule.config(variant, data), folder, workers=0, validate_every=1 << 30)
         scores[name] = _scores(checkpoints[name], records, folder / "scores.json")
     artifacts = {name: _exported(path, path.parent / "artifact") for name, path in checkpoints.items()}
     times = _times({name: load(path, threads=1) for name, path in artifacts.items()}, records[0])
@@ -110,15 +101,6 @@ def run_group(
         }
         for name, variant in group.variants.items()
     ]
-
-
-def _start(config: ModelConfig, imagenet: Path, seed: int, folder: Path) -> str:
-    """A checkpoint of the variant with the ImageNet trunk, written once."""
-    path = folder / "start.safetensors"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_pretrained(config, imagenet, path, seed)
-    return str(path)
 
 
 def _scores(checkpoint: Path, records: list[Record], path: Path) -> dict[str, list[float]]:
@@ -189,7 +171,6 @@ def _round(runtime: Runtime, photo: NDArray[np.uint8]) -> dict[str, list[float]]
 @click.argument("group", type=click.Choice(sorted(GROUPS)))
 @click.option("--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Photos to train on.")
 @click.option("--eval", "on", multiple=True, required=True, type=click.Path(path_type=Path), help="Photos to score on.")
-@click.option("--imagenet", type=click.Path(path_type=Path), help="EfficientNet-Lite0's weights, for group parts.")
 @click.option("--steps", default=Schedule.steps, show_default=True)
 @click.option("--size", "image_size", default=Schedule.image_size, show_default=True, help="Input side in pixels.")
 @click.option("--seed", default=Schedule.seed, show_default=True)
@@ -199,7 +180,6 @@ def main(
     group: str,
     data: tuple[Path, ...],
     on: tuple[Path, ...],
-    imagenet: Path | None,
     steps: int,
     image_size: int,
     seed: int,
@@ -208,17 +188,14 @@ def main(
 ) -> None:
     """Train, evaluate, export and time every variant of GROUP."""
     chosen, schedule = GROUPS[group], Schedule(steps=steps, image_size=image_size, seed=seed)
-    if chosen.pretrained and imagenet is None:
-        raise click.UsageError(f"group {group} starts from an ImageNet trunk. Give its weights with --imagenet.")
     folder = runs / f"{group}-{image_size}-{steps}-{seed}"
     try:
-        variants = run_group(chosen, schedule, data, on, folder, imagenet if chosen.pretrained else None)
+        variants = run_group(chosen, schedule, data, on, folder)
     except SamEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     scores = json.loads(next(folder.glob("*/scores.json")).read_text(encoding="utf-8"))["scores"]
     named = [f"--data DATA/{path.name}" for path in data] + [f"--eval DATA/{path.name}" for path in on]
-    named += [f"--imagenet {imagenet.name}"] if chosen.pretrained and imagenet is not None else []
     record = {
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,

@@ -20,12 +20,11 @@ from torch import Tensor
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.image import preprocess
 from sam_edge.model.checkpoints import save_checkpoint
-from sam_edge.model.config import ModelConfig
 from sam_edge.model.nano import NanoEncoder
 from sam_edge.model.registry import build_model, model_config
 from sam_edge.model.sam import Sam
 
-__all__ = ["load_trial", "load_trunk", "write_pretrained"]
+__all__ = ["load_trial", "load_trunk"]
 
 BATCH_NORM_EPS = 1e-3  # of EfficientNet-Lite0
 TRIAL_PARTS = {"exp": "expand", "dw": "depthwise", "proj": "project"}
@@ -44,16 +43,6 @@ def load_trunk(model: Sam, weights: Mapping[str, Tensor]) -> None:
         _set(conv.weight, weights[f"{name}.conv.weight"])
         _set(conv.scale, scale.view(-1, 1, 1, 1))
         _set(conv.bias, norm["bias"] - norm["running_mean"] * scale)
-
-
-def write_pretrained(config: ModelConfig, imagenet: Path, path: Path, seed: int = 0) -> None:
-    """A checkpoint of `config` with EfficientNet-Lite0's weights from the file `imagenet`; the rest is random."""
-    from safetensors.torch import load_file
-
-    torch.manual_seed(seed)
-    model = build_model(config)
-    load_trunk(model, load_file(imagenet))
-    save_checkpoint(model, path)
 
 
 def load_trial(model: Sam, weights: Mapping[str, Tensor], records: Sequence[Record]) -> None:
@@ -199,13 +188,14 @@ def main(kind: str, weights: Path, data: tuple[str, ...], out: Path) -> None:
     """Write nano's first weights."""
     from safetensors.torch import load_file
 
+    torch.manual_seed(0)
     config = model_config("nano")
     if kind == "trunk":
-        write_pretrained(config, weights, out)
-        return
-    torch.manual_seed(0)  # the trial had no ellipse; `sam-edge train --init` adds it
-    model = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
-    load_trial(model, load_file(weights), open_records(data)[::45])
+        model = build_model(config)
+        load_trunk(model, load_file(weights))
+    else:  # the trial had no ellipse; `sam-edge train --init` adds it
+        model = build_model(replace(config, decoder=replace(config.decoder, box_ellipse=False)))
+        load_trial(model, load_file(weights), open_records(data)[::45])
     save_checkpoint(model, out)
 
 

@@ -30,7 +30,7 @@ def test_variants_of_a_group_differ_from_nano_in_what_they_say_and_fit_its_size(
 def test_a_group_is_trained_scored_timed_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = TINY_CONFIGS["nano"]
     other_trunk = replace(tiny, encoder=replace(tiny.encoder, trunk="repvit"))
-    group = Group("two trunks", False, {"first": Variant(tiny, {}), "other one": Variant(other_trunk, {})})
+    group = Group("two trunks", {"first": Variant(tiny, {}), "other one": Variant(other_trunk, {})})
     monkeypatch.setitem(ablations.GROUPS, "encoders", group)
     monkeypatch.setattr(ablations, "TIMED_SIZE_PX", 64)
     folder = write_set(tmp_path / "photos")
@@ -62,10 +62,12 @@ def test_a_group_is_trained_scored_timed_and_continued(tmp_path: Path, monkeypat
     assert other["kinds"]["box"]["difference_points"] == pytest.approx(difference, abs=0.011)
     assert base["parameters"] != other["parameters"] and other["encode_ms"] > 0 and other["decode_ms"] > 0
     assert str(tmp_path) not in json.dumps(first)
-    shown = table(first)
+    shown = table(again)
     assert "| other one |" in shown and f"`{first['command']}`" in shown and shown in done.output
 
 
-def test_a_group_that_starts_pretrained_asks_for_the_weights(tmp_path: Path) -> None:
-    done = CliRunner().invoke(ablations.main, ["parts", "--data", str(tmp_path), "--eval", str(tmp_path)])
-    assert done.exit_code == 2 and "--imagenet" in done.output
+def test_data_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        ablations.main, ["parts", "--data", str(tmp_path / "none"), "--eval", str(tmp_path / "none")]
+    )
+    assert done.exit_code == 1 and "does not exist" in done.output and "Traceback" not in done.output
