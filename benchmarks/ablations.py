@@ -1,4 +1,4 @@
-"""`python -m sam_edge.benchmarks.ablations GROUP --data TRAIN --eval DATA -o RUNS`: what a choice is worth.
+"""`python -m sam_edge.benchmarks.ablations GROUP --data TRAIN --eval DATA -o RECORDS`: what a choice is worth.
 
 Every variant of a group is trained from random weights by the same short schedule with the same photos and prompts,
 evaluated on the same objects, exported, and timed in turn with the others. Killed at any moment, the same command
