@@ -11,10 +11,9 @@ what another seed changes (--seed), are noise.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_edge.benchmarks.ablation_table import table
-from sam_edge.benchmarks.ablation_variants import GROUPS, Group, Variant
+from sam_edge.benchmarks.ablation_variants import GROUPS, Group
 from sam_edge.benchmarks.machine import describe_machine
 from sam_edge.benchmarks.timing import repeat
 from sam_edge.contract import Runtime
@@ -42,7 +41,7 @@ from sam_edge.prompts import build_prompts
 from sam_edge.runtimes import load
 from sam_edge.train.loop import TrainConfig, train
 
-__all__ = ["SCHEMA", "Schedule", "run_group"]
+__all__ = ["SCHEDULE", "SCHEMA", "run_group"]
 
 SCHEMA = "sam-edge/ablation/1"
 KINDS = ("box", "click")
@@ -50,47 +49,27 @@ TIMED_SIZE_PX = 512
 ROUNDS, CALLS = 5, 4  # of the timing
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How every variant is trained."""
-
-    steps: int = 400
-    photos_per_step: int = 8
-    image_size: int = 256
-    seed: int = 1
-    precision: str = "bf16"
-
-    def config(self, variant: Variant, data: Sequence[Path]) -> TrainConfig:
-        return TrainConfig(
-            model=variant.config.to_dict(),
-            data=tuple(map(str, data)),
-            source_weights=variant.sources,
-            image_size=self.image_size,
-            steps=self.steps,
-            photos_per_step=self.photos_per_step,
-            warmup_steps=max(1, self.steps // 20),
-            ema_decay=0.99,
-            lr=8e-4,
-            seed=self.seed,
-            precision=self.precision,
-        )
+# How every variant is trained, but for the model, the data and what the command line says.
+SCHEDULE = TrainConfig(photos_per_step=8, ema_decay=0.99, lr=8e-4, precision="bf16")
 
 
-def run_group(
-    group: Group, schedule: Schedule, data: Sequence[Path], on: Sequence[Path], out: Path
-) -> list[dict[str, Any]]:
-    """A dict of figures a variant, in the group's order. Writes into `out`, and continues what is there."""
+def run_group(group: Group, schedule: TrainConfig, on: Sequence[Path], out: Path) -> dict[str, Any]:
+    """{"data": what was scored on, "variants": a dict of figures each}. Writes into `out`, and continues what is there.
+
+    schedule: how each variant is trained; its model and its sources are the variant's.
+    """
     records = open_records(on)
     checkpoints, scores = {}, {}
     for name, variant in group.variants.items():
         folder = out / name.replace(" ", "-")
         print(f"{name}: {schedule.steps} steps", flush=True)
-        checkpoints[name] = train(schedule.config(variant, data), folder, workers=0, validate_every=1 << 30)
+        config = replace(schedule, model=variant.config.to_dict(), source_weights=variant.sources)
+        checkpoints[name] = train(config, folder, workers=0, validate_every=1 << 30)
         scores[name] = _scores(checkpoints[name], records, folder / "scores.json")
-    artifacts = {name: _exported(path, path.parent / "artifact") for name, path in checkpoints.items()}
+    artifacts = {name: _exported(path) for name, path in checkpoints.items()}
     times = _times({name: load(path, threads=1) for name, path in artifacts.items()}, records[0])
     base = next(iter(group.variants))
-    return [
+    variants = [
         {
             "variant": name,
             "parameters": sum(p.numel() for p in build_model(variant.config).parameters()),
@@ -101,6 +80,9 @@ def run_group(
         }
         for name, variant in group.variants.items()
     ]
+    photos = scores[base]["photo"]
+    data = {"name": ", ".join(path.name for path in on), "photos": len(set(photos)), "objects": len(photos)}
+    return {"data": data | {"sha256": data_sha256(list(on))}, "variants": variants}
 
 
 def _scores(checkpoint: Path, records: list[Record], path: Path) -> dict[str, list[float]]:
@@ -133,8 +115,9 @@ def _compared(scores: dict[str, list[float]], base: dict[str, list[float]], kind
     return {name: round(100 * float(value), 2) for name, value in figures.items()}
 
 
-def _exported(checkpoint: Path, out: Path) -> Path:
+def _exported(checkpoint: Path) -> Path:
     """The variant as an ONNX artifact of TIMED_SIZE_PX; its masks are not the question here, so it may fail."""
+    out = checkpoint.parent / f"artifact-{file_sha256(checkpoint)[:12]}"
     found = sorted(out.glob("*onnx*"))
     if found:
         return found[0]
@@ -171,9 +154,9 @@ def _round(runtime: Runtime, photo: NDArray[np.uint8]) -> dict[str, list[float]]
 @click.argument("group", type=click.Choice(sorted(GROUPS)))
 @click.option("--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Photos to train on.")
 @click.option("--eval", "on", multiple=True, required=True, type=click.Path(path_type=Path), help="Photos to score on.")
-@click.option("--steps", default=Schedule.steps, show_default=True)
-@click.option("--size", "image_size", default=Schedule.image_size, show_default=True, help="Input side in pixels.")
-@click.option("--seed", default=Schedule.seed, show_default=True)
+@click.option("--steps", default=400, show_default=True)
+@click.option("--size", "image_size", default=SCHEDULE.image_size, show_default=True, help="Input side in pixels.")
+@click.option("--seed", default=1, show_default=True)
 @click.option("--runs", default="runs/ablations", show_default=True, type=click.Path(path_type=Path))
 @click.option("-o", "out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def main(
@@ -187,34 +170,33 @@ def main(
     out: Path | None,
 ) -> None:
     """Train, evaluate, export and time every variant of GROUP."""
-    chosen, schedule = GROUPS[group], Schedule(steps=steps, image_size=image_size, seed=seed)
-    folder = runs / f"{group}-{image_size}-{steps}-{seed}"
+    schedule = replace(
+        SCHEDULE,
+        data=tuple(map(str, data)),
+        steps=steps,
+        warmup_steps=max(1, steps // 20),
+        image_size=image_size,
+        seed=seed,
+    )
     try:
-        variants = run_group(chosen, schedule, data, on, folder)
+        measured = run_group(GROUPS[group], schedule, on, runs / f"{group}-{image_size}-{steps}-{seed}")
     except SamEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    scores = json.loads(next(folder.glob("*/scores.json")).read_text(encoding="utf-8"))["scores"]
     named = [f"--data DATA/{path.name}" for path in data] + [f"--eval DATA/{path.name}" for path in on]
     record = {
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "sam_edge.benchmarks.ablations", group])
-        + f" {' '.join(named)} --steps {steps} --size {image_size} --seed {seed}",
+        "command": f"python -m sam_edge.benchmarks.ablations {group} {' '.join(named)} --steps {steps} "
+        f"--size {image_size} --seed {seed}",
         "commit": source_commit(),
         "machine": describe_machine(),
         "group": group,
-        "about": chosen.about,
+        "about": GROUPS[group].about,
         "training": {"steps": steps, "photos_per_step": schedule.photos_per_step, "image_size_px": image_size}
         | {"seed": seed, "precision": schedule.precision, "sha256": data_sha256(list(data))},
-        "data": {
-            "name": ", ".join(path.name for path in on),
-            "photos": len(set(scores["photo"])),
-            "objects": len(scores["photo"]),
-            "sha256": data_sha256(list(on)),
-        },
-        "variants": variants,
+        **measured,
     }
     print(table(record))
     if out is not None:

@@ -85,7 +85,7 @@ def command(
     from sam_edge.train.students import read_config
 
     config = TrainConfig(
-        model=read_config(model),
+        model=read_config(Path(model)).to_dict() if model.endswith(".json") else model,
         data=tuple(str(path) for path in data),
         more_data=tuple(str(path) for path in more_data),
         source_weights=dict(_weight(source) for source in sources),

@@ -114,9 +114,8 @@ class PromptTask:
             bring_to_unit_scale(trunk, self.train_records or self.held_out or open_records(self.tars[:1]), model.spec)
         if trunk is not None:
             trunk.freeze(config.frozen_blocks if config.init else 0, config.freeze_depthwise)
-        if config.learn != "all":
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name.startswith(LEARN[config.learn]))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(LEARN[config.learn]))
         return model.train()
 
     def prepare(self, accelerator: Any) -> None:

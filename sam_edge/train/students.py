@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ def read_student(student: str, image_size: int | None = None) -> tuple[ModelConf
     if student in MODELS:
         config = MODELS[student]
     elif student.endswith(".json"):
-        config = _read_config(Path(student))
+        config = read_config(Path(student))
     else:
         model = load_model(student, image_size)
         return model.config, model
@@ -42,19 +41,8 @@ def read_student(student: str, image_size: int | None = None) -> tuple[ModelConf
     return config, None
 
 
-def read_config(model: str) -> str | dict[str, Any]:
-    """A registry name as it is, or the content of a JSON file as `ModelConfig.to_dict` returns it. CheckpointError."""
-    if model in MODELS:
-        return model
-    if model.endswith(".json"):
-        return _read_config(Path(model)).to_dict()
-    raise CheckpointError(
-        f"{model!r} is not a model, expected one of {', '.join(MODELS)}, or a .json file with a configuration. "
-        "To go on from a checkpoint, give it with --init."
-    )
-
-
-def _read_config(path: Path) -> ModelConfig:
+def read_config(path: Path) -> ModelConfig:
+    """The configuration in a JSON file: what `ModelConfig.to_dict` returns. Raises CheckpointError."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from sam_edge.benchmarks import ablations
@@ -27,6 +28,17 @@ def test_variants_of_a_group_differ_from_nano_in_what_they_say_and_fit_its_size(
     assert all(sum(p.numel() for p in build_model(model).parameters()) <= 4_000_000 for model in models)
 
 
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_every_variant_takes_a_photo_and_a_click(name: str) -> None:
+    for variant in GROUPS[name].variants.values():
+        model = build_model(variant.config, image_size=64)
+        with torch.inference_mode():
+            features = model.encode(torch.zeros(1, 3, 64, 64))
+            click = torch.full((1, 1, 2), 30.0), torch.ones(1, 1), torch.zeros(1, 1, 16, 16), torch.zeros(1)
+            masks, iou = model.decode(features, *click)
+        assert masks.shape == (1, 4, 16, 16) and iou.shape == (1, 4)
+
+
 def test_a_group_is_trained_scored_timed_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = TINY_CONFIGS["nano"]
     other_trunk = replace(tiny, encoder=replace(tiny.encoder, trunk="repvit"))
@@ -35,21 +47,9 @@ def test_a_group_is_trained_scored_timed_and_continued(tmp_path: Path, monkeypat
     monkeypatch.setattr(ablations, "TIMED_SIZE_PX", 64)
     folder = write_set(tmp_path / "photos")
     out = tmp_path / "ablations.jsonl"
-    arguments = [
-        "encoders",
-        "--data",
-        folder,
-        "--eval",
-        folder,
-        "--steps",
-        1,
-        "--size",
-        64,
-        "--runs",
-        tmp_path / "runs",
-    ]
+    arguments = f"encoders --data {folder} --eval {folder} --steps 1 --size 64 --runs {tmp_path / 'runs'} -o {out}"
     for _ in range(2):
-        done = CliRunner().invoke(ablations.main, [*map(str, arguments), "-o", str(out)], catch_exceptions=False)
+        done = CliRunner().invoke(ablations.main, arguments.split(), catch_exceptions=False)
         assert done.exit_code == 0, done.output
     first, again = (json.loads(line) for line in out.read_text().splitlines())
     assert [row["checkpoint_sha256"] for row in first["variants"]] == [
