@@ -3,8 +3,8 @@
     {"schema": 1, "target": "onnx", "precision": "int8", "float_units": ["image_encoder.trunk.stem"], "why": {...}}
 
 Units are the encoder's convolutions and matrix products by their module's name in the torch model (`units` of
-`export/units.py`), the same in every format. The decoder stays float: on CPUs int8 gains nothing there
-(docs/quantization.md has the figures).
+`export/units.py`), the same in every format. The decoder stays float: on CPUs int8 gains next to nothing there
+(docs/quantization.md).
 """
 
 from __future__ import annotations
