@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sam_edge.cli.arguments import Several
-from sam_edge.cli.run_options import run_options
+from sam_edge.cli.run_options import AT_LEAST_0, AT_LEAST_1, SHARE, run_options
 
 __all__ = ["command"]
 
@@ -46,15 +46,27 @@ Examples:
 @click.option(
     "--cache", type=click.Path(path_type=Path), metavar="DIR", help="The teacher's embeddings.  [default: in the run]"
 )
-@click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps of embeddings.")
-@click.option("--mask-steps", default=2000, show_default=True, metavar="N", help="Optimiser steps of masks.")
-@click.option("--trunk-lr-scale", default=1.0, show_default=True, help="Share of it for a pretrained trunk.")
-@click.option("--frozen-blocks", default=0, show_default=True, metavar="N", help="First blocks of it left fixed.")
+@click.option(
+    "--steps", type=AT_LEAST_1, default=4000, show_default=True, metavar="N", help="Optimiser steps of embeddings."
+)
+@click.option(
+    "--mask-steps", type=AT_LEAST_1, default=2000, show_default=True, metavar="N", help="Optimiser steps of masks."
+)
+@click.option(
+    "--trunk-lr-scale",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Share of it for a pretrained trunk.",
+)
+@click.option(
+    "--frozen-blocks", type=AT_LEAST_0, default=0, show_default=True, metavar="N", help="First blocks of it left fixed."
+)
 @click.option(
     "--truth-share",
     default=0.3,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     help="Share of the loss against true masks, where there are some: the teacher is not always right.",
 )
 @run_options

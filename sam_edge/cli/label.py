@@ -66,5 +66,7 @@ def command(
         click.echo(json.dumps(asdict(counts)))
     else:
         added = f"{counts.labelled} masks added to {counts.annotated} on {counts.photos} photos"
+        if counts.unusable_boxes:
+            added += f", {counts.unusable_boxes} boxes left out that were empty or off their photo"
         before = f", {counts.skipped_parts} parts were there already" if counts.skipped_parts else ""
         click.echo(f"{added}{before}")

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["run_options"]
+__all__ = ["AT_LEAST_0", "AT_LEAST_1", "SHARE", "run_options"]
+
+AT_LEAST_0, AT_LEAST_1, SHARE = click.IntRange(min=0), click.IntRange(min=1), click.FloatRange(0, 1)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -17,14 +19,47 @@ _OPTIONS = (
         "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's folder."
     ),
     click.option(
-        "--photos", "photos_per_step", default=8, show_default=True, metavar="N", help="Photos a step, in all."
+        "--photos",
+        "photos_per_step",
+        type=AT_LEAST_1,
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Photos a step, in all.",
     ),
-    click.option("--accumulate", default=1, show_default=True, metavar="N", help="Batches that these are split into."),
     click.option(
-        "--objects", "objects_per_photo", default=4, show_default=True, metavar="N", help="Objects of each photo."
+        "--accumulate",
+        type=AT_LEAST_1,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Batches that these are split into.",
     ),
-    click.option("--lr", default=6e-4, show_default=True, help="Largest learning rate."),
-    click.option("--warmup", "warmup_steps", default=100, show_default=True, metavar="N", help="Steps of rising rate."),
+    click.option(
+        "--objects",
+        "objects_per_photo",
+        type=AT_LEAST_1,
+        default=4,
+        show_default=True,
+        metavar="N",
+        help="Objects of each photo.",
+    ),
+    click.option(
+        "--lr",
+        type=click.FloatRange(min=0, min_open=True),
+        default=6e-4,
+        show_default=True,
+        help="Largest learning rate.",
+    ),
+    click.option(
+        "--warmup",
+        "warmup_steps",
+        type=AT_LEAST_0,
+        default=100,
+        show_default=True,
+        metavar="N",
+        help="Steps of rising rate.",
+    ),
     click.option(
         "--precision",
         default="fp32",
@@ -32,15 +67,35 @@ _OPTIONS = (
         type=click.Choice(["fp32", "bf16"]),
         help="Of the computation; bf16 is twice as fast on CPUs with avx512_bf16 or AMX, and on GPUs.",
     ),
-    click.option("--ema", "ema_decay", default=0.998, show_default=True, help="Decay of the averaged weights."),
     click.option(
-        "--held-out", "held_out_photos", default=60, show_default=True, metavar="N", help="For the running figures."
+        "--ema", "ema_decay", type=SHARE, default=0.998, show_default=True, help="Decay of the averaged weights."
+    ),
+    click.option(
+        "--held-out",
+        "held_out_photos",
+        type=AT_LEAST_0,
+        default=60,
+        show_default=True,
+        metavar="N",
+        help="For the running figures.",
     ),
     click.option("--stream", is_flag=True, help="Read tars from front to back, each photo once an epoch."),
-    click.option("--seed", default=0, show_default=True),
-    click.option("--workers", default=1, show_default=True, metavar="N", help="Loader processes a training process."),
+    click.option("--seed", type=AT_LEAST_0, default=0, show_default=True),
     click.option(
-        "--validate-every", default=500, show_default=True, metavar="N", help="Steps between two running figures."
+        "--workers",
+        type=AT_LEAST_0,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Loader processes a training process.",
+    ),
+    click.option(
+        "--validate-every",
+        type=AT_LEAST_1,
+        default=500,
+        show_default=True,
+        metavar="N",
+        help="Steps between two running figures.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the last figures as JSON."),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sam_edge.cli.run_options import run_options
+from sam_edge.cli.run_options import AT_LEAST_0, AT_LEAST_1, SHARE, run_options
 
 __all__ = ["command"]
 
@@ -41,26 +41,62 @@ Examples:
     help="Further data, of which no photo is held out for the running mIoU.",
 )
 @click.option("--size", "image_size", default=256, show_default=True, metavar="PX", help="Input side in pixels.")
-@click.option("--steps", default=4000, show_default=True, metavar="N", help="Optimiser steps.")
-@click.option("--final-lr-share", default=0.0, show_default=True, help="Learning rate at the end, as a share of --lr.")
+@click.option("--steps", type=AT_LEAST_1, default=4000, show_default=True, metavar="N", help="Optimiser steps.")
 @click.option(
-    "--trunk-lr-scale", default=0.15, show_default=True, help="Share of the learning rate of a trunk from --init."
+    "--final-lr-share", type=SHARE, default=0.0, show_default=True, help="Learning rate at the end, as a share of --lr."
 )
 @click.option(
-    "--frozen-blocks", default=5, show_default=True, metavar="N", help="First blocks of a trunk from --init left fixed."
+    "--trunk-lr-scale",
+    type=click.FloatRange(min=0),
+    default=0.15,
+    show_default=True,
+    help="Share of the learning rate of a trunk from --init.",
+)
+@click.option(
+    "--frozen-blocks",
+    type=AT_LEAST_0,
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="First blocks of a trunk from --init left fixed.",
 )
 @click.option(
     "--freeze-depthwise", is_flag=True, help="Leave the trunk's depthwise filters fixed: a third faster on CPUs."
 )
-@click.option("--near-weight", default=0.0, show_default=True, help="Of the cross-entropy around each object.")
-@click.option("--jaccard-weight", default=0.0, show_default=True, help="Of 1 - IoU with soft masks.")
+@click.option(
+    "--near-weight",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Of the cross-entropy around each object.",
+)
+@click.option(
+    "--jaccard-weight", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of 1 - IoU with soft masks."
+)
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME=WEIGHT", help="How often a source's photos are drawn."
 )
-@click.option("--whole-photos", "whole_photo_share", default=0.35, show_default=True, help="Share of uncropped photos.")
-@click.option("--max-zoom", default=2.4, show_default=True, help="Smallest window: the longest side divided by this.")
-@click.option("--click-share", default=0.42, show_default=True, help="Share of first prompts that are one click.")
-@click.option("--centre-clicks", default=0.5, show_default=True, help="Share of clicks at the innermost pixel.")
+@click.option(
+    "--whole-photos",
+    "whole_photo_share",
+    type=SHARE,
+    default=0.35,
+    show_default=True,
+    help="Share of uncropped photos.",
+)
+@click.option(
+    "--max-zoom",
+    type=click.FloatRange(min=1),
+    default=2.4,
+    show_default=True,
+    help="Smallest window: the longest side divided by this.",
+)
+@click.option(
+    "--click-share", type=SHARE, default=0.42, show_default=True, help="Share of first prompts that are one click."
+)
+@click.option(
+    "--centre-clicks", type=SHARE, default=0.5, show_default=True, help="Share of clicks at the innermost pixel."
+)
 @run_options
 def command(
     data: tuple[Path, ...],

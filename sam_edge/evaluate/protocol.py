@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from sam_edge.contract import MASK_THRESHOLD, Float32, Prediction, Runtime
-from sam_edge.errors import DataError
 from sam_edge.evaluate import baselines, simulate
 from sam_edge.evaluate.dataset import Object, Record
 from sam_edge.evaluate.metrics import boundary_iou, mask_iou, size_class
+from sam_edge.evaluate.truth import true_mask
 from sam_edge.image import preprocess
 from sam_edge.masks import upscale_logits, upscale_masks
 from sam_edge.prompts import build_prompts
@@ -160,23 +160,11 @@ class _Photo:
         self.runtime, self.record, self.index, self.result, self.keep = runtime, record, index, result, keep
         self.image = record.photo()
         self.size: tuple[int, int] = (self.image.shape[0], self.image.shape[1])
-        self.targets = [self._target(found) for found in objects]
+        self.targets = [
+            _Target(found, true_mask(record, found, self.size), size_class(found.area, self.size)) for found in objects
+        ]
         tensor, self.input_size = preprocess(self.image, runtime.spec)
         self.embedding = runtime.encode(tensor)
-
-    def _target(self, found: Object) -> _Target:
-        if found.size != self.size:
-            raise DataError(
-                f"{self.record.where}: object {found.id} has a mask of {found.size} (height, width) on a photo of "
-                f"{self.size}; both must agree. Write the annotation again at the stored size."
-            )
-        truth = found.mask()
-        if not truth.any():
-            raise DataError(
-                f"{self.record.where}: object {found.id} has an empty mask but an area of {found.area} px; "
-                "remove the annotation or write it again."
-            )
-        return _Target(found, truth, size_class(found.area, self.size))
 
     def evaluate(self, kinds: frozenset[str], free_baselines: bool) -> None:
         """Add the scores of `kinds`, and of the baselines that fit them, to the result."""

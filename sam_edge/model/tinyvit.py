@@ -207,6 +207,8 @@ class TinyViT(nn.Module):
         # The classifier of its ImageNet training: unused, but public files hold it and load strictly.
         self.norm_head = nn.LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], config.num_classes)
+        for unused in (self.norm_head, self.head):
+            unused.requires_grad_(False)  # or several training processes would wait for gradients that never come
         self.neck = nn.Sequential(
             nn.Conv2d(dims[-1], config.out_channels, kernel_size=1, bias=False),
             LayerNorm2d(config.out_channels),

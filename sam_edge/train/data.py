@@ -5,11 +5,11 @@ Because a sample depends on nothing else, a killed run continues with exactly th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,10 +17,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sam_edge.contract import LABEL_EMPTY
-from sam_edge.evaluate.dataset import Object, Record
+from sam_edge.errors import DataError
+from sam_edge.evaluate.dataset import MIN_AREA_PX, Object, Record
+from sam_edge.evaluate.truth import true_mask
 from sam_edge.train.prompting import Prompt, PromptMix, first_prompt
+from sam_edge.train.view import View
 
 __all__ = ["AugmentConfig", "Batch", "PromptableDataset", "collate", "split_held_out", "stack_prompts"]
+
+MAX_DRAWS = 1000  # of photos without objects in a row; more, and there are none
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Batch(NamedTuple):
     mask_input: Tensor
     has_mask_input: Tensor
     is_click: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch there."""
+        return Batch(*(tensor.to(device) for tensor in self))
 
 
 def split_held_out(records: Sequence[Record], count: int, seed: int = 0) -> tuple[list[Record], list[Record]]:
@@ -75,23 +84,23 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         self.augment = augment
         self.mix = mix
         self.seed = seed
-        counts: dict[str, int] = {}
-        for record in self.records:
-            counts[record.source] = counts.get(record.source, 0) + 1
-        each = np.array([weights.get(r.source, 1.0) / counts[r.source] for r in self.records])
-        self.cumulative = np.cumsum(each / each.sum())
+        self.cumulative = _cumulative_shares([r.source for r in self.records], weights)
 
     def __len__(self) -> int:
         return 1 << 40  # a stream: the sampler decides where it ends
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, number])
-        while True:
+        for _ in range(MAX_DRAWS):
             index = min(int(np.searchsorted(self.cumulative, rng.random())), len(self.records) - 1)
             record = self.records[index]
             objects = record.objects()
             if objects:
                 return self.sample(record, objects, rng)
+        raise DataError(
+            f"{MAX_DRAWS} photos drawn, the last {self.records[index].where}, and none has an object; expected objects "
+            f"of at least {MIN_AREA_PX} px that are not crowds. Annotate more of the photos, or leave those out."
+        )
 
     def of_record(self, record: Record, rng: np.random.Generator) -> dict[str, Any] | None:
         """A sample of one photo, None where it has no objects: for streams, which bring their own photos."""
@@ -99,59 +108,47 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         return self.sample(record, objects, rng) if objects else None
 
     def sample(self, record: Record, objects: list[Object], rng: np.random.Generator) -> dict[str, Any]:
-        size = self.image_size
+        """One crop of the photo, some of its objects and their prompts. Raises DataError, ImageError."""
         photo = record.photo()
         anchor = objects[int(rng.integers(len(objects)))]
-        matrix = self._window(photo.shape[:2], anchor.mask(), rng)
-        image = cv2.warpAffine(
-            photo, matrix, (size, size), flags=_interpolation(matrix), borderMode=cv2.BORDER_CONSTANT
-        )
-        inside = cv2.warpAffine(
-            np.ones(photo.shape[:2], np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0
-        )
-        masks = self._masks(objects, anchor, matrix, rng)
+        photo_size = photo.shape[0], photo.shape[1]
+        view = self._view(photo_size, true_mask(record, anchor, photo_size), rng)
+        masks = self._masks(record, objects, anchor, view, rng)
         prompts = [first_prompt(mask, self.mix, rng) for mask in masks]
-        image = self._colour(image.astype(np.uint8, copy=False), rng)
-        return {"image": image, "inside": inside, "masks": np.stack(masks), "prompts": prompts}
+        image = self._colour(view.of_photo(photo), rng)
+        return {"image": image, "inside": view.inside(), "masks": np.stack(masks), "prompts": prompts}
 
-    def _window(
-        self, photo_size: tuple[int, ...], anchor: NDArray[np.bool_], rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        """The affine map (2, 3) from the photo to the model's frame."""
+    def _view(self, photo_size: tuple[int, int], anchor: NDArray[np.bool_], rng: np.random.Generator) -> View:
+        """The whole photo, or a window that shows some of the anchor; mirrored or not."""
         augment, size = self.augment, self.image_size
         height, width = photo_size
         flip = rng.random() < augment.flip_share
         if rng.random() < augment.whole_photo_share:
-            scale, x0, y0 = size / max(height, width), 0.0, 0.0  # as at inference: the photo at the top left
+            view = View.whole(photo_size, size)
         else:
             zoom = float(np.exp(rng.uniform(np.log(augment.min_zoom), np.log(augment.max_zoom))))
             window = max(height, width) / zoom
-            scale = size / window
             ys, xs = np.nonzero(anchor)
             pick = int(rng.integers(len(xs)))
-            x0 = _window_start(float(xs[pick]), window, width, rng)
-            y0 = _window_start(float(ys[pick]), window, height, rng)
-        matrix = np.array([[scale, 0, -x0 * scale], [0, scale, -y0 * scale]])
-        matrix[:, 2] += 0.5 * scale - 0.5  # pixel centres onto pixel centres
-        if flip:
-            visible = min(size, (width - x0) * scale)  # mirrored in place, so that padding stays on the right
-            matrix[0] = [-scale, 0, visible - 1 - matrix[0, 2]]
-        return matrix
+            left = _window_start(float(xs[pick]), window, width, rng)
+            top = _window_start(float(ys[pick]), window, height, rng)
+            view = View.window(photo_size, size, size / window, left, top)
+        return view.flipped() if flip else view
 
     def _masks(
-        self, objects: list[Object], anchor: Object, matrix: NDArray[np.float64], rng: np.random.Generator
+        self, record: Record, objects: list[Object], anchor: Object, view: View, rng: np.random.Generator
     ) -> list[NDArray[np.uint8]]:
         """`objects_per_photo` masks that are visible in the frame; few objects are repeated with other prompts."""
         others = [objects[i] for i in rng.permutation(len(objects)) if objects[i] is not anchor]
         masks: list[NDArray[np.uint8]] = []
         for candidate in [anchor, *others]:
-            mask = _warp_mask(candidate.mask(), matrix, self.image_size)
+            mask = view.of_mask(true_mask(record, candidate, view.photo_size))
             if int(mask.sum()) >= self.augment.min_visible_px:
                 masks.append(mask)
             if len(masks) == self.objects_per_photo:
                 break
         if not masks:  # only specks in this window: the anchor, as small as it is
-            masks = [_warp_mask(anchor.mask(), matrix, self.image_size)]
+            masks = [view.of_mask(anchor.mask())]
         return [masks[i % len(masks)] for i in range(self.objects_per_photo)]
 
     def _colour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -165,19 +162,27 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
+def _cumulative_shares(sources: Sequence[str], weights: dict[str, float]) -> NDArray[np.float64]:
+    """How likely it is that a photo, or one before it, is drawn. Raises DataError for weights that draw none."""
+    if not sources:  # a stream brings its own photos, in its own order
+        return np.zeros(0)
+    counts = Counter(sources)
+    absent = [name for name, weight in weights.items() if weight and name not in counts]
+    if absent or min(weights.values(), default=0.0) < 0:
+        raise DataError(
+            f"weights of sources {weights}; expected weights of 0 or more for sources of the data, which are "
+            f"{', '.join(sorted(counts))}. A source is a folder's name, or a tar's without its number."
+        )
+    each = np.array([weights.get(source, 1.0) / counts[source] for source in sources])
+    if each.sum() == 0:
+        raise DataError(f"weights of sources {weights}; expected one above 0, or no photo is ever drawn.")
+    return np.cumsum(each / each.sum())
+
+
 def _window_start(centre: float, window: float, side: int, rng: np.random.Generator) -> float:
     """Where a window that shows `centre` starts, never leaving the photo further than it must."""
     start = centre - window * rng.uniform(0.15, 0.85)
     return float(min(max(start, 0.0), max(side - window, 0.0)))
-
-
-def _interpolation(matrix: NDArray[np.float64]) -> int:
-    return cv2.INTER_AREA if abs(matrix[1, 1]) < 1 else cv2.INTER_LINEAR
-
-
-def _warp_mask(mask: NDArray[np.bool_], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    soft = cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
-    return (soft > 127).astype(np.uint8)
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:

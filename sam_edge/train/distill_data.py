@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sam_edge.evaluate.dataset import Object, Record
+from sam_edge.evaluate.dataset import Record
+from sam_edge.evaluate.truth import true_mask
 from sam_edge.image import read_photo, resize_longest_side
 from sam_edge.train.embeddings import EmbeddingCache
 
@@ -63,12 +64,13 @@ class DistillDataset(Dataset[dict[str, Any]]):
         size = self.image_size
         data = record.photo_bytes()
         embedding = self.cache.embedding(hashlib.sha256(data).hexdigest(), record.where)
-        resized = resize_longest_side(read_photo(data), size)
+        photo = read_photo(data)
+        resized = resize_longest_side(photo, size)
         height, width = resized.shape[:2]
         image = np.zeros((size, size, 3), np.uint8)
         inside = np.zeros((size, size), np.uint8)
         image[:height, :width], inside[:height, :width] = resized, 1
-        masks = self._masks(record, (height, width), rng)
+        masks = self._masks(record, (photo.shape[0], photo.shape[1]), (height, width), rng)
         points = rng.random((self.objects_per_photo, 2)) * (width - 1, height - 1)
         return {
             "image": image,
@@ -80,20 +82,26 @@ class DistillDataset(Dataset[dict[str, Any]]):
             "seed": int(rng.integers(1 << 62)),
         }
 
-    def _masks(self, record: Record, photo_size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Masks (K, S, S) of objects in random order, repeated where there are few; zeros where there are none."""
+    def _masks(
+        self, record: Record, photo_size: tuple[int, int], shown: tuple[int, int], rng: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """Masks (K, S, S) of objects in random order, repeated where there are few; zeros where there are none.
+
+        shown: (h, w) of the frame that the photo of `photo_size` fills.
+        """
         masks = np.zeros((self.objects_per_photo, self.image_size, self.image_size), np.uint8)
         objects = record.objects() if self.objects_per_photo else []
         if objects:
             order = rng.permutation(len(objects))
             for i in range(self.objects_per_photo):
-                masks[i, : photo_size[0], : photo_size[1]] = _resized(objects[order[i % len(objects)]], photo_size)
+                mask = true_mask(record, objects[order[i % len(objects)]], photo_size)
+                masks[i, : shown[0], : shown[1]] = _resized(mask, shown)
         return masks
 
 
-def _resized(found: Object, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """An object's mask at (height, width): what covers at least half a pixel."""
-    soft = cv2.resize(found.mask().astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA)
+def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at (height, width): what covers at least half a pixel."""
+    soft = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(soft > 127)
 
 

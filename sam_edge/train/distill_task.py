@@ -39,8 +39,7 @@ from sam_edge.train.unit_scale import bring_to_unit_scale
 __all__ = ["STAGES", "DistillConfig", "DistillTask"]
 
 STAGES = ("embeddings", "masks")
-CLASSIFIER = ("head.", "norm_head.")  # of TinyViT's ImageNet training: nothing reaches it
-NOT_IN_EMBEDDINGS = ("skip_4.", "skip_8.", "pixel_path.", *CLASSIFIER)  # parts of encoders
+NOT_IN_EMBEDDINGS = ("skip_4.", "skip_8.", "pixel_path.")  # parts of encoders
 HELD_OUT_SEED = 1 << 40  # samples of held-out photos are the same at every validation
 
 
@@ -108,8 +107,7 @@ class DistillTask:
                 bring_to_unit_scale(model.image_encoder.trunk, self.records, model.spec)
             model.image_encoder.trunk.freeze(self.config.frozen_blocks)
         for name, parameter in model.image_encoder.named_parameters():
-            in_embeddings = not name.startswith(NOT_IN_EMBEDDINGS)
-            needed = in_embeddings or (self.config.stage == "masks" and not name.startswith(CLASSIFIER))
+            needed = self.config.stage == "masks" or not name.startswith(NOT_IN_EMBEDDINGS)
             parameter.requires_grad_(parameter.requires_grad and needed)
         for part in (model.prompt_encoder, model.mask_decoder):
             part.requires_grad_(self.config.stage == "masks")
@@ -205,7 +203,7 @@ class DistillTask:
     def validate(self, model: Sam) -> tuple[dict[str, float], float]:
         """The step's own figures over the held-out photos; the score is the agreement with the teacher."""
         device = self.teacher.device
-        step = self.step_module(model.to(device), device)
+        step = self.step_module(model, device)
         dataset = self._dataset(self.held_out)
         each = []
         for number, record in enumerate(self.held_out):

@@ -33,11 +33,12 @@ Boxes = Mapping[str, NDArray[np.float64]]
 
 @dataclass
 class Counts:
-    """What a run did; `broken` names what could not be read."""
+    """What a run did; `broken` names what could not be read, `unusable_boxes` had no pixel of their photo."""
 
     photos: int = 0
     annotated: int = 0
     labelled: int = 0
+    unusable_boxes: int = 0
     skipped_parts: int = 0
     broken: list[str] = field(default_factory=list)
 
@@ -118,7 +119,9 @@ def _label_one(
     photo_name = f"{record.name}{record.photo_suffix}"
     if boxes is not None:
         given = boxes.get(record.name, np.empty((0, 4)))
-        labels = labeller.from_boxes(photo, list(given * [width, height, width, height]))
+        usable = _within(given * [width, height, width, height], width, height)
+        counts.unusable_boxes += len(given) - len(usable)
+        labels = labeller.from_boxes(photo, list(usable))
     else:
         labels = labeller.from_everything(photo, [found.mask() for found in known])
     _add(tar, photo_name, data)
@@ -126,6 +129,13 @@ def _label_one(
     counts.photos += 1
     counts.annotated += len(known)
     counts.labelled += len(labels)
+
+
+def _within(boxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+    """Of boxes (n, 4) xyxy in pixels what lies on the photo; without those of which less than a pixel does."""
+    clipped = np.clip(boxes, 0, [width, height, width, height])
+    sides = clipped[:, 2:] - clipped[:, :2]
+    return clipped[(sides >= 1).all(1)]  # not so for NaN, either
 
 
 def _annotation(record: Record, photo_name: str, width: int, height: int, labels: Sequence[Label]) -> dict[str, Any]:

@@ -109,14 +109,17 @@ class PromptTask:
         model = self.empty_model()
         trunk = model.image_encoder.trunk if isinstance(model.image_encoder, NanoEncoder) else None
         if config.init:
-            take_over(model, load_model(config.init).state_dict(), config.init)
+            take_over(model, load_model(config.init, config.image_size).state_dict(), config.init)
         elif trunk is not None:
             bring_to_unit_scale(trunk, self.train_records or self.held_out or open_records(self.tars[:1]), model.spec)
         if trunk is not None:
             trunk.freeze(config.frozen_blocks if config.init else 0, config.freeze_depthwise)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(LEARN[config.learn]))
-        return model.train()
+        model.train()
+        if config.learn != "all":
+            _keep_statistics(model)
+        return model
 
     def prepare(self, accelerator: Any) -> None:
         """Nothing: photos are read as they are drawn."""
@@ -155,6 +158,13 @@ class PromptTask:
     def validate(self, model: Sam) -> tuple[dict[str, float], float]:
         figures = validate(model, self.held_out, self.config.image_size)
         return figures, (figures["held_out_box_miou"] + figures["held_out_click_miou"]) / 2
+
+
+def _keep_statistics(model: Sam) -> None:
+    """Batch norms as they are at inference: their statistics are part of what does not learn."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def parameter_groups(model: Sam, trunk_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ class _Run:
 
     def validate(self) -> dict[str, Any]:
         """Held-out figures of the averaged weights; keeps the best."""
-        model = self.averaged_model()
+        model = self.averaged_model().to(self.accelerator.device)
         figures, score = self.task.validate(model)
         if score > self.best:
             self.best = score
@@ -185,8 +185,8 @@ class _Run:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
         }
-        _write_torch(state, self.out / "state.pt")
         save_checkpoint(self.averaged_model(), self.out / "last.safetensors")
+        _write_torch(state, self.out / "state.pt")  # after the weights: a state that says "finished" must have them
 
     def _resume(self) -> None:
         path = self.out / "state.pt"

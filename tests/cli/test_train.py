@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from sam_edge.model.checkpoints import load_model
 from tests.cli.command_line import assert_one_line_error, run
 from tests.sa1b import write_set
@@ -52,3 +54,13 @@ def test_a_configuration_of_ones_own_is_trained_from_nothing_and_another_does_no
 def test_a_weight_that_is_no_number_is_wrong_usage(tmp_path: Path) -> None:
     done = run("train", tmp_path, "-o", "run", "--source", "coco=much", cwd=tmp_path)
     assert done.returncode == 2 and "coco=much" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--accumulate=0", "--validate-every=0", "--objects=0", "--click-share=1.5", "--workers=-1", "--steps=0", "--lr=0"],
+)
+def test_a_value_out_of_range_is_wrong_usage(tmp_path: Path, option: str) -> None:
+    done = run("train", tmp_path, option, "-o", "run", cwd=tmp_path)
+    assert done.returncode == 2 and option.partition("=")[0] in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,39 @@ def test_a_mask_that_claims_another_size_than_its_photo_is_refused_before_it_is_
     (tmp_path / "coffee.json").write_text(text.replace("[400, 600]", "[4000000, 6000000]", 1))
     with pytest.raises(DataError, match="4000000"):
         open_records([tmp_path])[0].objects()
+
+
+def test_a_photo_that_was_turned_after_it_was_annotated_is_refused(tmp_path: Path, folder: Path) -> None:
+    """Phones write photos lying down with a note which way is up; masks drawn on the stored pixels do not fit."""
+    photo = Image.open(folder / "coffee.jpg")
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "coffee.jpg", exif=exif)
+    (tmp_path / "coffee.json").write_bytes((folder / "coffee.json").read_bytes())
+    with pytest.raises(DataError, match=r"coffee.*mask of \(400, 600\).*photo of \(600, 400\)"):
+        dataset(tmp_path)[0]
+
+
+def test_an_object_without_a_pixel_is_named(tmp_path: Path, folder: Path) -> None:
+    annotation = json.loads((folder / "coffee.json").read_text())
+    annotation["annotations"] = [{"id": 7, "area": 500, "segmentation": {"size": [400, 600], "counts": [240000]}}]
+    (tmp_path / "coffee.jpg").write_bytes((folder / "coffee.jpg").read_bytes())
+    (tmp_path / "coffee.json").write_text(json.dumps(annotation))
+    with pytest.raises(DataError, match="object 7 has an empty mask"):
+        dataset(tmp_path)[0]
+
+
+def test_photos_without_any_object_end_in_an_error_and_not_in_a_search_without_end(
+    tmp_path: Path, folder: Path
+) -> None:
+    annotation = json.loads((folder / "coffee.json").read_text()) | {"annotations": []}
+    (tmp_path / "coffee.jpg").write_bytes((folder / "coffee.jpg").read_bytes())
+    (tmp_path / "coffee.json").write_text(json.dumps(annotation))
+    with pytest.raises(DataError, match="none has an object"):
+        dataset(tmp_path)[0]
+
+
+@pytest.mark.parametrize("weights", [{"example": 1.0}, {"examples": 0.0}, {"examples": -1.0}])
+def test_weights_that_draw_no_photo_or_name_no_source_are_refused(folder: Path, weights: dict[str, float]) -> None:
+    with pytest.raises(DataError, match="weights of sources"):
+        PromptableDataset(open_records([folder]), weights, SIZE, 3, AugmentConfig(), PromptMix(), 0)

@@ -295,3 +295,15 @@ def test_a_photo_that_changed_since_it_was_encoded_is_not_taught_the_old_embeddi
     cache.open(lambda line: None)
     with pytest.raises(DataError, match=r"coffee.jpg: it has no embedding in .* Run the same command again"):
         cache.embedding("ab" * 32, "coffee.jpg")
+
+
+def test_a_photo_that_could_not_be_encoded_is_named_once(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, CacheKey("tiny", "0" * 64, 64, (32, 4, 4)))
+    cache.open(lambda line: None)
+    why = "set:cut.json: photo is damaged. Copy it again."
+    index = {"sha256": "0" * 64, "size_bytes": 0, "photos": [], "broken": {"ab" * 32: why}}
+    (cache.folder / "00000.json").write_text(json.dumps(index))
+    cache.refresh()
+    with pytest.raises(DataError) as caught:
+        cache.embedding("ab" * 32, "set:cut.json")
+    assert str(caught.value) == why

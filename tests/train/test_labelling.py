@@ -132,3 +132,16 @@ def test_a_file_that_holds_no_boxes_says_what_was_expected(tmp_path: Path, text:
     path.write_text(text)
     with pytest.raises(DataError, match="not a COCO detection file"):
         read_boxes(path)
+
+
+def test_boxes_off_their_photo_are_left_out_and_counted(runtime: Runtime, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes((PHOTOS / "coffee.jpg").read_bytes())
+    path = detections(tmp_path / "boxes.json", ["a.jpg"])
+    found = json.loads(path.read_text())
+    bad = [[1300, 10, 50, 50], [10, 10, 0, 90], [10, 10, -40, 20], [float("nan"), 10, 50, 50]]
+    found["annotations"] += [{"id": 10 + i, "image_id": 0, "bbox": box} for i, box in enumerate(bad)]
+    path.write_text(json.dumps(found))
+    counts = label_photos(Labeller(runtime), photos_of(folder), tmp_path / "out", read_boxes(path))
+    assert (counts.photos, counts.labelled, counts.unusable_boxes, counts.broken) == (1, 1, 4, [])

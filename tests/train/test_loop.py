@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sam_edge.errors import CheckpointError, DataError
-from sam_edge.model.checkpoints import save_checkpoint
+from sam_edge.errors import CheckpointError, DataError, OutputError
+from sam_edge.model.checkpoints import load_model, save_checkpoint
 from sam_edge.model.registry import build_model
-from sam_edge.train.loop import PromptTask, TrainConfig, train
+from sam_edge.train.loop import LEARN, PromptTask, TrainConfig, train
 from sam_edge.train.run import learning_rate
+from sam_edge.train.task import Place
 from tests.sa1b import write_set
+from tests.tiny_models import TINY_CONFIGS, tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,3 +196,39 @@ def test_the_learning_rate_warms_up_and_falls_to_its_share() -> None:
     assert rates[0] == pytest.approx(0.1) and max(rates) <= 1.0
     assert rates[-1] == pytest.approx(0.25, abs=1e-3)
     assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_a_run_that_could_not_write_its_weights_is_not_taken_for_finished(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "last.safetensors").mkdir(parents=True)  # nothing can be written there
+    with pytest.raises(OutputError):
+        train(tiny(folder, steps=2), out, workers=0, validate_every=100)
+    (out / "last.safetensors").rmdir()
+    assert load_file(train(tiny(folder, steps=2), out, workers=0, validate_every=100))
+
+
+def test_a_vit_is_tuned_at_another_side_than_its_own(folder: Path, tmp_path: Path) -> None:
+    start = tmp_path / "vit.safetensors"
+    save_checkpoint(tiny_model("vit"), start)
+    config = replace(tiny(folder, steps=1, init=start), model=TINY_CONFIGS["vit"].to_dict(), image_size=96)
+    assert load_model(train(config, tmp_path / "run", workers=0, validate_every=100)).spec.image_size == 96
+
+
+def test_every_part_of_tinyvit_that_learns_has_a_gradient(folder: Path, tmp_path: Path) -> None:
+    """With one that has none, several processes wait for it and fail at the second step."""
+    config = replace(tiny(folder), model=TINY_CONFIGS["tinyvit"].to_dict(), correction_shares=(1.0,))
+    task = PromptTask(config, tmp_path)
+    model = task.start()
+    batch = task.collate([task.data(Place(0, 1, 0, 2, 0))[number] for number in range(2)])
+    task.step_module(model, torch.device("cpu"))(batch, 1)[0].backward()
+    without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not {name for name in without if name.startswith("image_encoder.")}
+
+
+def test_iou_predictions_alone_leave_batch_norms_as_they_are(folder: Path, tmp_path: Path) -> None:
+    start = tmp_path / "tinyvit.safetensors"
+    save_checkpoint(tiny_model("tinyvit"), start)
+    config = replace(tiny(folder, 2, start), model=TINY_CONFIGS["tinyvit"].to_dict(), learn="iou_predictions")
+    before, after = load_file(start), load_file(train(config, tmp_path / "run", workers=0, validate_every=100))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(LEARN["iou_predictions"]) for name in changed)

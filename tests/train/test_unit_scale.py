@@ -52,5 +52,6 @@ def test_a_photo_that_cannot_be_read_is_left_out_and_nothing_but_such_is_an_erro
     bring_to_unit_scale(Trunk(TRUNKS["repvit"]).eval(), open_records([folder]), spec)
     for photo in photos:
         photo.write_bytes(b"no photo")
-    with pytest.raises(DataError, match=r"none of 3 photos can be read; .*coffee.*is not a photo"):
+    with pytest.raises(DataError, match=r"none of 3 photos can be read; .*coffee.*is not a photo") as caught:
         bring_to_unit_scale(Trunk(TRUNKS["repvit"]).eval(), open_records([folder]), spec)
+    assert str(caught.value).count("coffee") == 1
