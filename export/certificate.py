@@ -9,7 +9,7 @@ from typing import Any
 
 from sam_edge.evaluate.parity import KindParity, OutputError
 from sam_edge.evaluate.protocol import PROTOCOL_VERSION
-from sam_edge.golden_vectors import GoldenDifference
+from sam_edge.golden_vectors import GoldenDifference, nan_as_null
 
 __all__ = ["BOUNDS", "Bounds", "Speed", "certificate", "failures"]
 
@@ -86,10 +86,10 @@ def certificate(
     runtime: str,
     golden: GoldenDifference,
 ) -> dict[str, Any]:
-    """Plain data for certificate.json and for `sam-edge export --json`."""
+    """Plain data for certificate.json and for `sam-edge export --json`; a figure that is no number is None."""
     missed = failures(precision, kinds, speed)
     bounds = BOUNDS[precision]
-    return {
+    found = {
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,
         "passed": not missed,
@@ -111,6 +111,7 @@ def certificate(
         },
         **({"speed": speed.to_dict()} if speed else {}),
     }
+    return dict(nan_as_null(found))
 
 
 def to_bytes(data: Mapping[str, Any]) -> bytes:

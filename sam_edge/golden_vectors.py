@@ -7,6 +7,7 @@ sampled (all of them would be larger than the model), masks are whole.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ __all__ = [
     "check_embeddings",
     "compare",
     "embedding_difference",
+    "nan_as_null",
     "pack",
     "record",
     "unpack",
@@ -125,6 +127,15 @@ def _differences(runtime: Runtime, golden: tuple[GoldenPhoto, ...]) -> Iterator[
         pairs = zip(got, expected.embedding_values, strict=True)
         relative = [_largest(ours, stored) / float(stored.std() + 1e-30) for ours, stored in pairs]
         yield index, float(np.max(relative)), got[0]
+
+
+def nan_as_null(figures: Any) -> Any:
+    """Plain data with None for NaN and infinite figures, which JSON has not: what a failed model measures."""
+    if isinstance(figures, dict):
+        return {name: nan_as_null(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [nan_as_null(value) for value in figures]
+    return None if isinstance(figures, float) and not math.isfinite(figures) else figures
 
 
 def pack(golden: tuple[GoldenPhoto, ...]) -> bytes:

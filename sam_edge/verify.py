@@ -7,6 +7,7 @@ that the certificate recorded when the artifact was made, with room for another 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from sam_edge.artifact import CERTIFICATE_NAME, open_artifact
 from sam_edge.contract import Runtime
 from sam_edge.errors import ArtifactError
-from sam_edge.golden_vectors import GoldenDifference, check_embeddings, compare
+from sam_edge.golden_vectors import GoldenDifference, check_embeddings, compare, nan_as_null
 from sam_edge.runtimes import load_to_verify
 
 __all__ = ["Verification", "verify"]
@@ -39,7 +40,8 @@ class Verification:
         return not any(self.checks.values())
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "passed": self.passed}
+        """As JSON can hold it: a figure that is no number is None."""
+        return {**vars(self), "figures": nan_as_null(self.figures), "passed": self.passed}
 
 
 def verify(directory: str | Path, threads: int = 0) -> Verification:
@@ -73,12 +75,16 @@ def _certificate(data: bytes, directory: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(data)
         certified = {"passed": bool(found["passed"]), "missed": [str(line) for line in found["missed"]]}
-        golden = {name: float(found["golden"][name]) for name in ("mask_iou_min", "iou_predictions_max_abs_error")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        golden = {name: _figure(found["golden"][name]) for name in ("mask_iou_min", "iou_predictions_max_abs_error")}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(
-            f"{Path(directory) / CERTIFICATE_NAME} is no certificate ({error!r}). Export again."
+            f"{Path(directory) / CERTIFICATE_NAME} is no certificate ({error!r:.200}). Export again."
         ) from error
     return {**certified, "golden": golden}
+
+
+def _figure(recorded: Any) -> float:
+    return math.nan if recorded is None else float(recorded)  # null: the export measured no number
 
 
 def _canary(runtime: Runtime, golden: Any, tolerance: float) -> str | None:

@@ -74,10 +74,24 @@ def test_long_counts_of_a_large_picture_survive_a_coco_string() -> None:
     assert coco_to_rle(rle_to_coco(rle)) == rle
 
 
-@pytest.mark.parametrize("counts", [[3, 2], [3, 4], [7, -1], [[1, 2], [1, 2]], []])
+@pytest.mark.parametrize("counts", [[3, 2], [3, 4], [7, -1], [], [2**62, 2**62, 2**62, 2**62, 6]])
 def test_counts_that_do_not_fill_the_picture_are_refused(counts: Any) -> None:
     with pytest.raises(DataError, match="expected 2 x 3 = 6"):
         rle_to_mask({"size": [2, 3], "counts": counts})
+
+
+@pytest.mark.parametrize(
+    "counts", [[[1, 2], [1, 2]], [[1], [2, 3]], [5.5, 0.5], ["6"], [True] * 6, [2**63], [2**70], None]
+)
+def test_counts_that_are_no_whole_numbers_are_refused(counts: Any) -> None:
+    with pytest.raises(DataError, match="expected a list of whole numbers"):
+        rle_to_mask({"size": [2, 3], "counts": counts})
+
+
+@pytest.mark.parametrize("string", ["6o", "6\u00e9", "6\ud800", "6~", "PPPPPPPPPPPP1"])
+def test_a_string_that_does_not_end_or_holds_other_characters_is_refused(string: str) -> None:
+    with pytest.raises(DataError, match="The file is damaged"):
+        coco_to_mask({"size": [2, 3], "counts": string})
 
 
 @given(st.text(st.characters(max_codepoint=300), max_size=30))

@@ -8,12 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 from sam_edge.artifact import open_artifact, write_artifact
+from sam_edge.cli import main
 from sam_edge.errors import ArtifactError
 from sam_edge.runtimes import ASSETS
 from sam_edge.verify import verify
+from tests.small_artifact import ENCODER, small_graph, whole_artifact
 
 NANO = ASSETS / "nano"
 
@@ -71,6 +76,30 @@ def test_bounds_are_those_of_the_certificate(folder: Path, tmp_path: Path) -> No
     assert not found.passed and "expected at least 1.07" in str(found.checks["masks"])
     found = verify(rewritten(folder, tmp_path / "failed", passed=False, missed=["box: ..."]), threads=1)
     assert not found.passed and found.checks["certificate"] == "it did not pass: box: ..."
+
+
+def test_a_certificate_without_a_number_is_read_and_does_not_pass(folder: Path, tmp_path: Path) -> None:
+    """`export --allow-fail` writes null for NaN."""
+    golden = {"mask_iou_min": None, "logits_max_abs_error": None, "iou_predictions_max_abs_error": None}
+    found = verify(rewritten(folder, tmp_path / "null", golden=golden), threads=1)
+    assert not found.passed and "expected at least nan" in str(found.checks["masks"])
+
+
+def of_nan(model: onnx.ModelProto) -> None:
+    """Weights that overflowed on their way to the file."""
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "narrow")
+    weights.CopyFrom(onnx.numpy_helper.from_array(np.full((2, 3, 1, 1), np.nan, np.float32), "narrow"))
+
+
+def test_an_artifact_that_computes_nan_fails_and_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = open_artifact(whole_artifact(tmp_path))
+    files = {name: whole.read_file(name) for name in whole.manifest.files}
+    certificate = {"passed": True, "missed": [], "golden": {"mask_iou_min": 1, "iou_predictions_max_abs_error": 0}}
+    files |= {"encoder.onnx": small_graph(ENCODER, of_nan), "certificate.json": json.dumps(certificate).encode()}
+    write_artifact(tmp_path / "nan", whole.manifest, files)
+    assert main(["verify", str(tmp_path / "nan"), "--threads", "1", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["figures"]["golden_logits_max_abs_error"] is None and not found["passed"]
 
 
 def test_a_certificate_that_is_none_gives_one_line(folder: Path, tmp_path: Path) -> None:

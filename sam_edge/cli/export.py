@@ -234,6 +234,16 @@ def _report(row: Row) -> None:
         click.echo(f"  {line}", err=True)
 
 
+def _figure(value: float | None) -> str:
+    return "no number" if value is None else f"{value:.4f}"
+
+
+def _least(values: Sequence[float | None]) -> float | None:
+    """None, a figure that is no number, is less than any."""
+    numbers = [value for value in values if value is not None]
+    return min(numbers) if len(numbers) == len(values) else None
+
+
 def _table(rows: Sequence[Row]) -> str:
     """Markdown that also reads in a terminal: format, precision, bytes, mask IoU by prompt kind, latency."""
     head = ["format", "precision", "MB", *(f"{kind} IoU" for kind in KINDS), "least retention", "encode ms", "click ms"]
@@ -246,8 +256,8 @@ def _table(rows: Sequence[Row]) -> str:
                 row.target,
                 row.precision + ("" if row.passed else " MISSED"),
                 f"{row.bytes / 1e6:.2f}",
-                *(f"{kinds[kind]['mask_iou_mean']:.4f}" if kind in kinds else "" for kind in KINDS),
-                f"{min(kind['retention'] for kind in kinds.values()):.4f}",
+                *(_figure(kinds[kind]["mask_iou_mean"]) if kind in kinds else "" for kind in KINDS),
+                _figure(_least([kind["retention"] for kind in kinds.values()])),
                 *([f"{speed['encode_ms']:.1f}", f"{speed['decode_ms']:.1f}"] if speed else ["", ""]),
             ]
         )

@@ -17,13 +17,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from sam_edge.errors import DataError
-from sam_edge.image import MAX_PIXELS, read_photo
+from sam_edge.errors import DataError, ImageError
+from sam_edge.image import MAX_PIXELS, Size, read_photo
+from sam_edge.rle import counts_to_mask, run_lengths
 
 __all__ = [
+    "MALFORMED",
     "MAX_BROKEN_SHARE",
+    "MAX_JSON_BYTES",
     "MIN_AREA_PX",
     "PHOTO_SUFFIXES",
     "Held",
@@ -37,33 +39,28 @@ __all__ = [
 MIN_AREA_PX = 100  # smaller objects are left out, at the stored size (evaluation protocol, section 1)
 MAX_JSON_BYTES = 64 << 20
 MAX_PHOTO_BYTES = 256 << 20
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of a data set's photos, for whatever reads or writes one
 MAX_BROKEN_SHARE = 0.01  # of a data set's photos, in whatever reads a large one from end to end
 T = TypeVar("T")
+# What fields raise that are missing, or of another kind than they should be: Infinity is an overflow, a deep list a
+# recursion.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Object:
-    """One annotated object; `area` in pixels, `height` and `width` of the photo it was drawn on."""
+    """One annotated object; `area` in pixels, `size` (height, width) of the photo it was drawn on, `counts` its run
+    lengths, compressed or not."""
 
     id: int
     area: int
     category: str
-    rle: dict[str, Any]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the mask."""
-        height, width = self.rle["size"]
-        return int(height), int(width)
+    size: Size
+    counts: str | list[int]
 
     def mask(self) -> NDArray[np.bool_]:
-        """The object's mask, (H, W) bool."""
-        rle = self.rle
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, *self.size)
-        decoded: NDArray[np.uint8] = coco_mask.decode(rle)
-        return decoded.astype(bool)
+        """The object's mask, (H, W) bool. Not by pycocotools, which takes counts on trust and is no faster."""
+        return counts_to_mask(self.counts, self.size)
 
 
 class _Bytes(Protocol):
@@ -124,8 +121,11 @@ class Record:
         return self.photo_span.read()
 
     def photo(self) -> NDArray[np.uint8]:
-        """The photo, (H, W, 3) uint8 RGB. Raises ImageError."""
-        return read_photo(self.photo_bytes())
+        """The photo, (H, W, 3) uint8 RGB. Raises ImageError, which names it, and DataError."""
+        try:
+            return read_photo(self.photo_bytes())
+        except ImageError as error:
+            raise ImageError(f"{self.where}: {error}") from None
 
     @cached_property
     def annotation(self) -> dict[str, Any]:
@@ -135,41 +135,59 @@ class Record:
         try:
             parsed = json.loads(self.json_span.read())
             parsed["annotations"], parsed["image"]["width"]  # both must be there
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise DataError(
-                f"{self.where}: not an annotation in SA-1B's format ({error!r}); expected a JSON object with 'image' "
-                "and 'annotations'. Remove the pair or write the file again."
+                f"{self.where}: not an annotation in SA-1B's format ({error!r:.200}); expected a JSON object with "
+                "'image' and 'annotations'. Remove the pair or write the file again."
             ) from None
         return dict(parsed)
 
-    @property
-    def image_id(self) -> int:
-        return int(self.annotation.get("image", {}).get("image_id", 0))
-
     def objects(self, min_area: int = MIN_AREA_PX) -> list[Object]:
         """Objects of at least `min_area` pixels, `iscrowd` left out, in the file's order. Raises DataError."""
+        return [found for found in self._objects if found.area >= min_area]
+
+    @cached_property
+    def _objects(self) -> tuple[Object, ...]:
+        """All but crowds, checked once and kept: training asks for a photo's objects at every sample of it."""
         if self.json_span is None:
-            return []
+            return ()
         image = self.annotation["image"]
         try:
             photo_size = int(image["height"]), int(image["width"])
-            objects = [_object(entry) for entry in self.annotation["annotations"] if not entry.get("iscrowd", 0)]
-            sizes = {found.size for found in objects}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            objects = tuple(_object(entry) for entry in self.annotation["annotations"] if not entry.get("iscrowd", 0))
+        except MALFORMED as error:
             raise DataError(
-                f"{self.where}: an annotation lacks a field of SA-1B's format ({error!r}); "
+                f"{self.where}: an annotation lacks a field of SA-1B's format ({error!r:.200}); "
                 "expected id, area and segmentation {size, counts}."
             ) from None
-        if sizes - {photo_size} or photo_size[0] * photo_size[1] > MAX_PIXELS:
+        sizes = {found.size for found in objects}
+        if sizes - {photo_size} or min(photo_size) < 1 or photo_size[0] * photo_size[1] > MAX_PIXELS:
             raise DataError(
                 f"{self.where}: masks of (height, width) {sorted(sizes)} on a photo of {photo_size}; expected the "
                 f"photo's own size, at most {MAX_PIXELS} pixels. Write the annotations at the photo's size."
             )
-        return [found for found in objects if found.area >= min_area]
+        for found in objects:
+            self._check_counts(found)
+        return objects
+
+    def _check_counts(self, found: Object) -> None:
+        try:
+            run_lengths(found.counts, found.size)
+        except DataError as error:
+            raise DataError(f"{self.where}: object {found.id}: {error} Remove the object or write it again.") from None
 
 
 def _object(entry: dict[str, Any]) -> Object:
-    return Object(int(entry["id"]), int(entry["area"]), str(entry.get("category", "")), entry["segmentation"])
+    """Its counts not checked yet. Raises one of MALFORMED."""
+    segmentation = entry["segmentation"]
+    height, width = segmentation["size"]
+    return Object(
+        id=int(entry["id"]),
+        area=int(entry["area"]),
+        category=str(entry.get("category", "")),
+        size=(int(height), int(width)),
+        counts=segmentation["counts"],
+    )
 
 
 def open_records(paths: Iterable[str | Path], annotated: bool = True) -> list[Record]:

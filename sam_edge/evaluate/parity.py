@@ -5,6 +5,7 @@ Both go their own whole way, from the photo's bytes to masks at the photo's size
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -122,9 +123,13 @@ def output_errors(reference: Runtime, tested: Runtime, records: Sequence[Record]
         for name, expected in outputs[0].items():
             difference = float(np.abs(outputs[1][name] - expected).max())
             error = OutputError(difference, difference / float(expected.std() + 1e-30))
-            if name not in largest or not error.max_abs <= largest[name].max_abs:  # NaN counts as larger
-                largest[name] = error
+            largest[name] = max(largest.get(name, error), error, key=_nan_last)
     return largest
+
+
+def _nan_last(error: OutputError) -> tuple[bool, float]:
+    """NaN is larger than any number, and stays the largest whatever comes after it."""
+    return math.isnan(error.max_abs), error.max_abs
 
 
 def _outputs(runtime: Runtime, photo: Any, size: tuple[int, int], boxes: Any) -> dict[str, Float32]:

@@ -11,12 +11,11 @@ import numpy as np
 
 from sam_edge.contract import Float32, ModelSpec
 from sam_edge.errors import DataError, ImageError
-from sam_edge.evaluate.dataset import Record
+from sam_edge.evaluate.dataset import PHOTO_SUFFIXES, Record
 from sam_edge.image import Photo, preprocess, read_photo
 
 __all__ = ["Calibration", "PhotoFile", "check_apart", "photo_files", "read_calibration"]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SEED = 0
 
 
@@ -52,12 +51,12 @@ def photo_files(folder: str | Path) -> list[PhotoFile]:
         raise DataError(f"{folder} is no folder, expected one with photos to calibrate on. Check the path.")
     found = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
             found.append(PhotoFile(path.name, path))
         elif path.suffix.lower() == ".tar":
             found += _in_tar(path)
     if not found:
-        raise DataError(f"{folder} has no photo ({', '.join(sorted(SUFFIXES))}) and no tar of photos. Check the path.")
+        raise DataError(f"{folder} has no photo ({', '.join(PHOTO_SUFFIXES)}) and no tar of photos. Check the path.")
     return found
 
 
@@ -66,7 +65,7 @@ def _in_tar(path: Path) -> list[PhotoFile]:
 
     try:
         with tarfile.open(path) as tar:
-            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in PHOTO_SUFFIXES]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a tar ({error}). Get it again.") from error
     return [PhotoFile(f"{path.name}:{m.name}", path, m.offset_data, m.size) for m in members]

@@ -136,11 +136,16 @@ class EmbeddingCache:
         write_bytes_atomically(shard.with_suffix(".json"), json.dumps(index).encode())
 
     def embedding(self, photo: str, where: str) -> Float32:
-        """image_embeddings (C, S/16, S/16) float32 of a photo by the SHA-256 of its bytes. Raises DataError."""
+        """image_embeddings (C, S/16, S/16) float32 of a photo by the SHA-256 of its bytes.
+
+        Raises DataError for a photo that could not be read, and for one that has none yet, with `where`.
+        """
+        if photo in self.broken:
+            raise DataError(self.broken[photo])  # it was named when it was read
         shard = self.shard_of.get(photo)
         if shard is None:
             raise DataError(
-                f"{where}: {self.broken.get(photo, 'it has no embedding in ' + str(self.folder))}. "
+                f"{where}: it has no embedding in {self.folder}. "
                 "Run the same command again to compute those of new or changed photos."
             )
         try:

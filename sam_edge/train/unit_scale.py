@@ -50,7 +50,7 @@ def _images(records: Sequence[Record], spec: ModelSpec) -> Iterator[NDArray[np.f
             yield preprocess(record.photo(), spec)[0]
             read += 1
         except (DataError, ImageError) as error:
-            last = f"{record.where}: {error}"
+            last = str(error)
     if not read:
         raise DataError(f"none of {len(records)} photos can be read; the last was {last}")
 

@@ -20,23 +20,16 @@ from typing import Any
 from PIL import Image
 
 from sam_edge.errors import DataError, OutputError
+from sam_edge.evaluate.dataset import MALFORMED, MAX_JSON_BYTES, PHOTO_SUFFIXES
 from sam_edge.files import write_bytes_atomically
 from sam_edge.image import MAX_BYTES, MAX_PIXELS
-from sam_edge.rle import coco_to_rle, rle_area
+from sam_edge.rle import run_lengths
 
 __all__ = ["MAX_ANNOTATION_BYTES", "PHOTO_TYPES", "PhotoFolder"]
 
-# What browsers decode; the kinds of file that a labelled set is made of.
-PHOTO_TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".avif": "image/avif",
-}
-MAX_ANNOTATION_BYTES = 64 << 20  # what evaluate/dataset.py reads at most
+# Suffix -> media type. Browsers decode more, but what no data set reads would be labelled for nothing.
+PHOTO_TYPES = {suffix: f"image/{suffix[1:]}" for suffix in PHOTO_SUFFIXES} | {".jpg": "image/jpeg"}
+MAX_ANNOTATION_BYTES = MAX_JSON_BYTES
 MAX_OBJECTS = 10_000
 MAX_NAME = 200
 EXIF_ORIENTATION = 0x0112
@@ -157,7 +150,7 @@ def _photo_size(name: str, data: bytes) -> tuple[int, int]:
 def _is_annotation(data: bytes) -> bool:
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(document, dict) and "image" in document and isinstance(document.get("annotations"), list)
 
@@ -183,15 +176,12 @@ def _annotation(entry: Any, number: int, size: tuple[int, int]) -> dict[str, Any
         counts = segmentation["counts"]
         if list(segmentation["size"]) != [height, width] or not isinstance(counts, str):
             raise DataError(
-                f"object {number} has a mask of {segmentation['size']} (height, width), expected {[height, width]} in "
-                "compressed run lengths. Reload the photo."
+                f"object {number} has a mask of {segmentation['size']!r:.60} (height, width), expected "
+                f"{[height, width]} in compressed run lengths. Reload the photo."
             )
-        rle = coco_to_rle({"size": [height, width], "counts": counts})
-        if any(count < 0 for count in rle["counts"]) or sum(rle["counts"]) != height * width:
-            raise DataError(f"the run lengths of object {number} do not fill the photo. Draw it again.")
         checked = {
             "id": number,
-            "area": rle_area(rle),
+            "area": _area(counts, number, size),
             "bbox": _numbers(entry["bbox"], 4),
             "segmentation": {"size": [height, width], "counts": counts},
             "predicted_iou": _number(entry.get("predicted_iou", 0.0)),
@@ -199,14 +189,19 @@ def _annotation(entry: Any, number: int, size: tuple[int, int]) -> dict[str, Any
             "point_coords": [_numbers(point, 2) for point in list(entry.get("point_coords", ()))[:MAX_OBJECTS]],
             "crop_box": [0, 0, width, height],
         }
-        category = entry.get("category", "")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
+        if category := entry.get("category", ""):
+            checked["category"] = str(category)[:MAX_NAME]
+    except MALFORMED as error:
         raise DataError(f"object {number} lacks a field of SA-1B's format ({error!r:.80}). Reload the page.") from error
-    if category:
-        checked["category"] = str(category)[:MAX_NAME]
     return checked
+
+
+def _area(counts: str, number: int, size: tuple[int, int]) -> int:
+    """Mask pixels of run lengths that anybody may have sent."""
+    try:
+        return int(run_lengths(counts, size)[1::2].sum())
+    except DataError as error:
+        raise DataError(f"object {number}: {error} Draw it again.") from None
 
 
 def _numbers(values: Any, count: int) -> list[float]:

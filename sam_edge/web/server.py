@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sam_edge.errors import ArtifactError, DataError, OutputError, SamEdgeError
+from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
+from sam_edge.errors import ArtifactError, DataError, OutputError, SamEdgeError, first_line
 from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.web.folder import MAX_ANNOTATION_BYTES, PhotoFolder
 
@@ -79,23 +80,45 @@ class Site:
 
 
 def site_files(model: Path) -> dict[str, Path]:
-    """URL path -> file of the whole page: built files, the model's folder, example photos. Raises ArtifactError."""
+    """URL path -> file of the whole page: built files, the model's folder, example photos.
+
+    The model's files are checked here, whole: a page may be published, and what it fetches was then never seen by
+    `load`. Raises ArtifactError, also for a model that the page cannot run.
+    """
     static = Path(str(files("sam_edge.web") / "static"))
     assets = Path(str(files("sam_edge.assets")))
     if not (static / "index.html").is_file():
         raise ArtifactError(f"the page is not built ({static} has no index.html). Run: make web")
     found = {path.relative_to(static).as_posix(): path for path in static.rglob("*") if path.is_file()}
-    try:
-        names = json.loads((model / "manifest.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{model} has no readable manifest.json. Give a folder that `export` made.") from error
-    model_names = ["manifest.json", *(name for name in names if name == Path(name).name)]
-    found |= {f"model/{name}": model / name for name in model_names if (model / name).is_file()}
+    artifact = open_artifact(model)
+    _check_page_can_run(artifact)
+    for name in artifact.manifest.files.keys() - artifact.read_graphs().keys():
+        artifact.read_file(name)
+    found |= {f"model/{name}": model / name for name in (MANIFEST_NAME, *artifact.manifest.files)}
     return found | {f"examples/{path.name}": path for path in sorted((assets / "photos").glob("*.jpg"))}
 
 
+def _check_page_can_run(artifact: Artifact) -> None:
+    """What web/src/manifest.ts would refuse, refused before it is served or published."""
+    manifest = artifact.manifest
+    if manifest.target == "onnx" and not manifest.spec.photo_input and not manifest.fixed_sizes:
+        return
+    what = f"for {manifest.target!r:.60}"
+    if manifest.spec.photo_input:
+        what += " with an encoder that takes the photo itself"
+    if manifest.fixed_sizes:
+        what += f" with sizes fixed to {manifest.fixed_sizes!r:.60}"
+    raise ArtifactError(
+        f"{artifact.directory} is {what}; expected ONNX with free sizes and an encoder that takes prepared images. "
+        "Export it with `--to onnx` and without --photo-input."
+    )
+
+
 def make_server(site: Site, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
-    """A server that listens; port 0 takes a free one. `serve_forever()` runs it."""
+    """A server that listens; port 0 takes a free one. `serve_forever()` runs it.
+
+    Raises SamEdgeError for a host that is not this machine, or a port that is taken.
+    """
 
     class Bound(_Handler):
         pass
@@ -109,7 +132,14 @@ def make_server(site: Site, host: str = "127.0.0.1", port: int = 0) -> Threading
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A browser that closes a connection is no error worth a traceback."""
 
-    server = Server((host, port), Bound)
+    try:
+        server = Server((host, port), Bound)
+    except (OSError, UnicodeError) as error:  # a name that cannot be one is a UnicodeError
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise SamEdgeError(
+            f"cannot listen on {host!r:.300} port {port} ({reason}), expected an address of this machine and a port "
+            "that is free and permitted. Choose another --port, or 0 for a free one; or another --host."
+        ) from error
     Bound.port = int(server.server_address[1])
     Bound.hosts = frozenset(_own_names(host, Bound.port))
     Bound.any_address = host not in ("127.0.0.1", "localhost", "::1")

@@ -79,7 +79,9 @@ def test_masks_that_vanish_score_nothing_unless_both_are_empty(runtime: Runtime)
     assert compare_evaluations(gone, same)["box"].mask_iou_mean == 1
 
 
-def test_nan_is_an_error_larger_than_any(runtime: Runtime) -> None:
+@pytest.mark.parametrize("added", [(np.nan, 0.0), (0.0, np.nan), (np.nan, np.nan)])
+def test_nan_on_one_photo_is_an_error_larger_than_any_on_others(runtime: Runtime, added: tuple[float, float]) -> None:
     records = open_records([PHOTOS])[:2]
-    errors = output_errors(runtime, Changed(runtime, lambda x: np.full_like(x, np.nan)), records)
+    of_photos = iter(added)
+    errors = output_errors(runtime, Changed(runtime, lambda x: x + np.float32(next(of_photos))), records)
     assert np.isnan(errors["low_res_masks"].max_abs)

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from sam_edge.cli.export import _table
 from sam_edge.evaluate.parity import KindParity, OutputError
 from sam_edge.export.certificate import BOUNDS, Speed, certificate, failures, to_bytes
+from sam_edge.export.pipeline import Row
 from sam_edge.golden_vectors import GoldenDifference
 from sam_edge.quantize.recipe import PRECISIONS
 
@@ -67,3 +69,39 @@ def test_a_certificate_says_what_was_measured_and_is_json() -> None:
     assert read["outputs"]["low_res_masks"] == {"max_abs_error": 0.25, "relative_error": 0.01}
     assert read["bounds"] == {"mask_iou_mean": 0.995, "mask_iou_p5": 0.98} and "speed" not in read
     assert read["golden"]["mask_iou_min"] == 0.999
+
+
+def test_figures_that_are_no_numbers_become_null_and_miss() -> None:
+    nan = float("nan")
+    found = certificate(
+        precision="fp32",
+        kinds={"box": replace(parity(mask_iou_mean=nan, p5=nan, retention=nan), retention_high=nan)},
+        outputs={"low_res_masks": OutputError(nan, float("inf"))},
+        speed=None,
+        data={"name": "bundled photos", "photos": 3},
+        reference={"runtime": "torch"},
+        runtime="onnx",
+        golden=GoldenDifference(nan, nan, nan, nan),
+    )
+    read = json.loads(to_bytes(found))
+    assert read == found and not read["passed"] and len(read["missed"]) == 2
+    assert read["kinds"]["box"]["mask_iou_mean"] is read["golden"]["mask_iou_min"] is None
+    assert read["outputs"]["low_res_masks"] == {"max_abs_error": None, "relative_error": None}
+
+
+def test_a_row_without_numbers_is_a_line_of_the_table() -> None:
+    kinds = {"box": parity(retention=float("nan")), "click": parity(mask_iou_mean=float("nan"))}
+    found = certificate(
+        precision="int8",
+        kinds=kinds,
+        outputs={},
+        speed=None,
+        data={},
+        reference={},
+        runtime="onnx",
+        golden=GoldenDifference(0, 0, 0, 1),
+    )
+    row = Row("onnx", "int8", "certify", "", 1000, 1.0, found)
+    assert json.loads(json.dumps(row.to_dict(), allow_nan=False))["certificate"]["kinds"]["box"]["retention"] is None
+    cells = [cell.strip() for cell in _table([row]).splitlines()[2].split("|")]
+    assert cells[1:5] == ["onnx", "int8 MISSED", "0.00", "1.0000"] and cells[5] == cells[8] == "no number"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sam_edge.errors import DataError
 from sam_edge.evaluate.dataset import open_records
@@ -34,6 +35,15 @@ def test_a_broken_photo_is_skipped_counted_and_named(folder: Path) -> None:
     found = read_calibration(folder, SPEC)
     assert len(found.images) == 3 and set(found.skipped) == {"broken.jpg", "words.png"}
     assert "is not a photo" in found.skipped["words.png"]
+
+
+def test_what_a_data_set_would_not_read_does_not_calibrate(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for kind in ("bmp", "gif", "tif"):
+        Image.open(PHOTOS / "coffee.jpg").save(other / f"coffee.{kind}")
+    with pytest.raises(DataError, match=r"has no photo \(\.jpg, \.jpeg, \.png, \.webp\)"):
+        photo_files(other)
 
 
 def test_a_few_photos_of_many_are_the_same_every_time(folder: Path) -> None:

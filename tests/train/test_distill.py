@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line_and_leaves_cache_and_state_as_they_were(
     state = tmp_path / "state" / "embeddings" / "state.pt"
     before = state.read_bytes()
     message = limited(20_000, models, photos, tmp_path / "state")
-    assert message.startswith("OutputError") and "state.pt cannot be written" in message and "\n" not in message
+    assert message.startswith("OutputError") and "last.safetensors cannot be written" in message and "\n" not in message
     assert state.read_bytes() == before and not list(state.parent.glob("*.tmp"))
 
 

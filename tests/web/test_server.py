@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from sam_edge.errors import DataError
-from sam_edge.evaluate.dataset import open_records
+from sam_edge.evaluate.dataset import PHOTO_SUFFIXES, open_records
+from sam_edge.evaluate.provenance import DATA_SUFFIXES
+from sam_edge.quantize.calibrate import photo_files
 from sam_edge.rle import mask_to_rle, rle_to_coco
-from sam_edge.web.folder import PhotoFolder
+from sam_edge.web.folder import PHOTO_TYPES, PhotoFolder
 from sam_edge.web.server import Site, make_server
 from tests.web.conftest import serve
 
@@ -242,7 +244,10 @@ def test_unknown_fields_are_not_written(url: str, folder: Path) -> None:
         ({"annotations": [annotation(10, 10)]}, "10, 10"),
         ({"annotations": [annotation() | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~"}}]}, "damaged"),
         ({"annotations": [annotation() | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "1"}}]}, "do not fill"),
+        ({"annotations": [annotation() | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "`U1o"}}]}, "damaged"),
+        ({"annotations": [annotation() | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1200]}}]}, "compressed"),
         ({"annotations": [annotation() | {"bbox": [1, 2, 3]}]}, "object 1"),
+        ({"annotations": [annotation() | {"bbox": [1, 2, 3, 10**400]}]}, "object 1"),
         ({"annotations": [annotation() | {"predicted_iou": "0.9"}]}, "object 1"),
         ({"annotations": [annotation() | {"stability_score": 1e999}]}, "object 1"),
         ({"annotations": [annotation()] * 10_001}, "10001"),
@@ -303,6 +308,27 @@ def test_a_json_that_is_a_link_or_somebody_elses_is_not_replaced(url: str, folde
     (folder / "b.json").write_text('{"name": "my package"}')
     assert write(url, "b.png", {"annotations": []})[0] == 422
     assert (folder / "b.json").read_text() == '{"name": "my package"}'
+
+
+def test_a_json_nested_beyond_reading_is_somebody_elses_and_gets_an_answer(url: str, folder: Path) -> None:
+    deep = b'{"image": ' + b"[" * 100_000
+    (folder / "a.json").write_bytes(deep)
+    status, _, body = ask(url, "/api/annotations/a.jpg")
+    assert status == 404 and "is no annotation" in json.loads(body)["error"]
+    assert write(url, "a.jpg", {"annotations": []})[0] == 422
+    assert (folder / "a.json").read_bytes() == deep
+
+
+def test_the_page_labels_the_photos_that_a_data_set_a_calibration_and_a_record_read(tmp_path: Path) -> None:
+    for suffix in (*PHOTO_SUFFIXES, ".gif", ".bmp", ".avif", ".tif", ".heic"):
+        (tmp_path / f"{suffix[1:]}{suffix}").write_bytes(b"a photo")
+        (tmp_path / f"{suffix[1:].upper()}-2{suffix.upper()}").write_bytes(b"a photo")
+    labelled = set(PhotoFolder(tmp_path).names())
+    records = open_records([tmp_path], annotated=False)
+    assert labelled == {f"{record.name}{record.photo_suffix}" for record in records}
+    assert labelled == {file.name for file in photo_files(tmp_path)}
+    assert len(labelled) == 2 * len(PHOTO_SUFFIXES) and set(PHOTO_TYPES) == set(PHOTO_SUFFIXES)
+    assert {".json", ".tar", *PHOTO_SUFFIXES} == DATA_SUFFIXES
 
 
 def test_a_full_disk_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
