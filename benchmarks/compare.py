@@ -5,12 +5,15 @@ yardstick's, so that a machine that was slower then is taken out; its ratio is N
 without the fifth at either end) divided by OLD's, with a 95 % bootstrap interval over the rounds of both. It counts
 where that interval leaves 1 and the ratio lies outside the noise: the wider of 3 % and the interval of the null
 comparison (one configuration against itself, round by round, in both runs).
+
+What was not measured on the same is not judged, and a note says so: masks on other photos, their IoU with another
+reference, and the stages that take the photo itself where it had another size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,11 @@ __all__ = ["Change", "Comparison", "compare", "machine_differences"]
 
 LEAST_NOISE = 0.03
 STAGES = ("encode", "click", "end_to_end")
-IOU_LOSS, MIOU_LOSS_PERCENT = 0.005, 0.5  # masks that are worse by more are a regression
+PHOTO_STAGES = ("click", "end_to_end")  # their time depends on the photo's size
+OTHER_PHOTO = "other photo"
+REFERENCE_FIGURE = "mask_iou_mean"  # of the masks' figures the one that needs the reference
+LOSSES = {REFERENCE_FIGURE: (0.005, ".4f"), "miou_percent": (0.5, ".1f")}  # masks worse by more are a regression
+MOST_NAMED = 3  # rows in a note
 
 WITHOUT_YARDSTICK = "a run has no yardstick beside its stages: what the machine itself changed stays in the ratios"
 
@@ -31,7 +38,7 @@ WITHOUT_YARDSTICK = "a run has no yardstick beside its stages: what the machine 
 class Change:
     """One stage of one row. `ratio` is between the yardsticks, where both runs have them, unlike the milliseconds.
 
-    `verdict`: faster, slower, within noise, or too few rounds.
+    `verdict`: faster, slower, within noise, too few rounds, or other photo.
     """
 
     row: str
@@ -77,17 +84,24 @@ def compare(old: Sequence[Record], new: Sequence[Record]) -> Comparison:
     beside = _have_yardsticks(before) and _have_yardsticks(after)
     notes += _drift(before, after) if beside else [WITHOUT_YARDSTICK]
     runs = _Run(before, beside), _Run(after, beside)
-    changes, masks = [], {}
+    changes: list[Change] = []
+    masks: dict[str, str] = {}
+    unlike: dict[str, list[str]] = {}  # what was not measured on the same, and in which rows
     for name in rows:
         first, second = before[name], after[name]
         if first["status"] != MEASURED or second["status"] != MEASURED:
             if first["status"] != second["status"]:
                 notes.append(f"{name} was {first['status']}, now {second['status']}")
             continue
-        changes += [_change(name, stage, *runs) for stage in STAGES]
-        worse = _worse_masks(first, second)
+        apart = _Unlike.of(first, second)
+        for why in apart.reasons:
+            unlike.setdefault(why, []).append(name)
+        measured = [_change(name, stage, *runs) for stage in STAGES]
+        changes += [replace(c, verdict=OTHER_PHOTO) if c.stage in apart.stages else c for c in measured]
+        worse = _worse_masks(first, second, apart.figures)
         if worse:
             masks[name] = worse
+    notes += [f"{why} ({_listed(names)})" for why, names in unlike.items()]
     return Comparison(tuple(changes), masks, tuple(notes))
 
 
@@ -188,12 +202,69 @@ def _drift(old: dict[str, Record], new: dict[str, Record]) -> list[str]:
     return [f"the machine itself took {change:.2f} times as long in NEW, by its yardstick: the ratios are without that"]
 
 
-def _worse_masks(old: Record, new: Record) -> str:
+@dataclass(frozen=True)
+class _Unlike:
+    """What a row's two records did not measure on the same: `stages` and the masks' `figures` that are not judged."""
+
+    stages: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(old: Record, new: Record) -> _Unlike:
+        photo, masks = _other_photo(old, new), _other_masks(old.get("quality", {}), new.get("quality", {}))
+        return _Unlike(photo.stages, masks.figures, (*photo.reasons, *masks.reasons))
+
+
+def _other_photo(old: Record, new: Record) -> _Unlike:
+    """Of timed photos of other sizes."""
+    sizes = [record.get("photo", {}) for record in (old, new)]
+    if not _contradict(sizes, "width_px", "height_px"):
+        return _Unlike()
+    stages = STAGES if new.get("photo_input") else PHOTO_STAGES
+    before, after = (f"{size.get('width_px')} x {size.get('height_px')} px" for size in sizes)
+    said = f"the timed photo had {before} in OLD and {after} in NEW: {', '.join(stages)} are not judged"
+    return _Unlike(stages=stages, reasons=(said,))
+
+
+def _other_masks(old: Record, new: Record) -> _Unlike:
+    """Of masks on other photos, or beside those of another reference; what the ground truth says needs no reference."""
+    data, references = ([quality.get(part, {}) for quality in (old, new)] for part in ("data", "reference"))
+    if _contradict(data, "sha256", "photos"):
+        before, after = (f"{_named(each)}, {each.get('photos')} photos" for each in data)
+        said = f"masks were drawn on {before}, in OLD and on {after}, in NEW: they are not judged"
+        return _Unlike(figures=tuple(LOSSES), reasons=(said,))
+    if _contradict(references, "name", "sha256"):
+        before, after = map(_named, references)
+        said = f"the reference was {before} in OLD and {after} in NEW: the masks' IoU with it is not judged"
+        return _Unlike(figures=(REFERENCE_FIGURE,), reasons=(said,))
+    return _Unlike()
+
+
+def _contradict(pair: Sequence[dict[str, Any]], *fields: str) -> bool:
+    """Whether two descriptions say different things; an older record may not say."""
+    first, second = pair
+    return any(field in first and field in second and first[field] != second[field] for field in fields)
+
+
+def _named(what: dict[str, Any]) -> str:
+    sha256 = f" (SHA-256 {what['sha256'][:7]})" if "sha256" in what else ""
+    return f"{what.get('name', 'what has no name')}{sha256}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _worse_masks(old: Record, new: Record, unlike: Sequence[str]) -> str:
     """In which prompt kinds the masks are worse than before, "" for none. Deterministic, so no noise is asked for."""
     found = []
     before, after = (record.get("quality", {}).get("kinds", {}) for record in (old, new))
     for kind in before.keys() & after.keys():
-        for figure, loss, form in (("mask_iou_mean", IOU_LOSS, ".4f"), ("miou_percent", MIOU_LOSS_PERCENT, ".1f")):
+        for figure, (loss, form) in LOSSES.items():
+            if figure in unlike:
+                continue
             first, second = before[kind].get(figure), after[kind].get(figure)
             if first is not None and second is not None and second < first - loss:
                 found.append(f"{kind} {figure} {first:{form}} to {second:{form}}")

@@ -1,9 +1,9 @@
 """A zip for a phone or a board: an artifact, inputs, what they must give, and the commands of the runtimes' own tools.
 
 artifact/            the folder as it is; its golden photos judge the masks
-inputs/*.bin         one golden photo and its box, as the two graphs take them: raw float32, little-endian
+inputs/*.bin         one golden photo and its box, as the two graphs take them: raw numbers, little-endian
 expected/*.bin       what the graphs gave on the machine that made the kit
-kit.json             what each file is
+kit.json             what each file is, and the threads of the commands
 README.md            the commands; what they print goes into results/
 results/             empty; `sam-edge report KIT` reads it
 """
@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam_edge.artifact import MANIFEST_NAME, Artifact, open_artifact
 from sam_edge.benchmarks.matrix import artifact_precision
 from sam_edge.contract import (
     HIGH_RES_FEATURES,
-    IMAGE,
     IMAGE_EMBEDDINGS,
     LABEL_EMPTY,
     PREDICTION_OUTPUTS,
     PROMPT_INPUTS,
-    Float32,
     PromptTensors,
 )
 from sam_edge.errors import require
@@ -36,6 +35,8 @@ from sam_edge.image import preprocess
 from sam_edge.runtimes import load_to_verify
 
 __all__ = ["KIT_NAME", "KIT_SCHEMA", "write_kit"]
+
+Tensors = dict[str, NDArray[Any]]
 
 KIT_SCHEMA = "sam-edge/device-kit/1"
 KIT_NAME = "kit.json"
@@ -48,15 +49,15 @@ def write_kit(directory: str | Path, out: str | Path, threads: int = 4) -> Path:
     artifact = open_artifact(directory)
     jinja = require("jinja2", extra="bench")
     inputs, expected = _tensors(artifact)
-    kit = _describe(artifact, inputs, expected)
+    kit = _describe(artifact, inputs, expected, threads)
     files = {f"artifact/{name}": artifact.read_file(name) for name in artifact.manifest.files}
     files[f"artifact/{MANIFEST_NAME}"] = (Path(directory) / MANIFEST_NAME).read_bytes()
     for folder, tensors in (("inputs", inputs), ("expected", expected)):
-        files |= {f"{folder}/{name}.bin": array.astype("<f4").tobytes() for name, array in tensors.items()}
+        files |= {f"{folder}/{name}.bin": _little_endian(array) for name, array in tensors.items()}
     files[KIT_NAME] = json.dumps(kit, indent=2).encode()
     environment = jinja.Environment(loader=jinja.FileSystemLoader(TEMPLATES), undefined=jinja.StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    files["README.md"] = environment.get_template("kit.md.j2").render(**kit, threads=threads).encode()
+    files["README.md"] = environment.get_template("kit.md.j2").render(**kit).encode()
     files["results/device.txt"] = b""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -66,8 +67,9 @@ def write_kit(directory: str | Path, out: str | Path, threads: int = 4) -> Path:
     return Path(out)
 
 
-def _tensors(artifact: Artifact) -> tuple[dict[str, Float32], dict[str, Float32]]:
-    """Inputs and outputs of both graphs for the first golden photo and its box, computed here."""
+def _tensors(artifact: Artifact) -> tuple[Tensors, Tensors]:
+    """Inputs and outputs of both graphs for the first golden photo and its box, computed here; the encoder's input is
+    the first."""
     runtime = load_to_verify(artifact)
     golden = artifact.read_golden()[0]
     image, _ = preprocess(golden.image, artifact.manifest.spec)
@@ -87,7 +89,8 @@ def _tensors(artifact: Artifact) -> tuple[dict[str, Float32], dict[str, Float32]
     names = (IMAGE_EMBEDDINGS, *HIGH_RES_FEATURES)[: len(features)]
     embeddings = dict(zip(names, features, strict=True))
     arrays = (prompts.point_coords, prompts.point_labels, prompts.mask_input, prompts.has_mask_input)
-    inputs = {IMAGE: image} | embeddings | dict(zip(PROMPT_INPUTS, arrays, strict=True))
+    (taken,) = artifact.manifest.graphs["encoder"].inputs  # the image, or the photo itself
+    inputs = {taken.name: image} | embeddings | dict(zip(PROMPT_INPUTS, arrays, strict=True))
     masks = dict(zip(PREDICTION_OUTPUTS, (prediction.low_res_masks, prediction.iou_predictions), strict=True))
     return inputs, embeddings | masks
 
@@ -103,11 +106,15 @@ def _filled(prompts: PromptTensors, points: int) -> PromptTensors:
     )
 
 
-def _describe(artifact: Artifact, inputs: dict[str, Float32], expected: dict[str, Float32]) -> dict[str, Any]:
+def _little_endian(array: NDArray[Any]) -> bytes:
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+
+def _describe(artifact: Artifact, inputs: Tensors, expected: Tensors, threads: int) -> dict[str, Any]:
     manifest = artifact.manifest
 
-    def tensors(found: dict[str, Float32]) -> list[dict[str, Any]]:
-        return [{"name": name, "dtype": "float32", "shape": list(array.shape)} for name, array in found.items()]
+    def tensors(found: Tensors) -> list[dict[str, Any]]:
+        return [{"name": name, "dtype": str(array.dtype), "shape": list(array.shape)} for name, array in found.items()]
 
     return {
         "schema": KIT_SCHEMA,
@@ -115,6 +122,7 @@ def _describe(artifact: Artifact, inputs: dict[str, Float32], expected: dict[str
         "target": manifest.target,
         "precision": artifact_precision(artifact),
         "image_size_px": manifest.spec.image_size,
+        "threads": threads if manifest.target != "coreml" else 0,  # Xcode's report lets nobody choose
         "graphs": {name: graph.file for name, graph in manifest.graphs.items()},
         "inputs": tensors(inputs),
         "expected": tensors(expected),

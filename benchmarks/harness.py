@@ -20,11 +20,11 @@ from sam_edge.benchmarks.machine import describe_machine, machine_state
 from sam_edge.benchmarks.masks import BUNDLED_PHOTOS
 from sam_edge.benchmarks.matrix import Configuration
 from sam_edge.benchmarks.process import Limits, Outcome, run_job
-from sam_edge.errors import ArtifactError, DataError
+from sam_edge.errors import ArtifactError, DataError, SamEdgeError, require
 from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
 from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES
 
-__all__ = ["Harness", "Job", "Journal", "Plan", "Settings"]
+__all__ = ["Harness", "Job", "Journal", "Plan", "Settings", "loaded_files", "reference_of"]
 
 JOURNAL_SCHEMA = "sam-edge/bench-rounds/1"
 PROTOCOL_ROUNDS = 10  # fewer are labelled quick
@@ -71,13 +71,19 @@ class Plan:
         return (*self.configurations, replace(first, null=True))
 
     def identity(self) -> str:
-        """Changes when another model, setting, data set or commit would be measured; the budget may change."""
+        """Changes when another model, setting, data set or commit would be measured, or masks would be judged by
+        another reference; the budget may change."""
+        measured = [row for row in self.configurations if not row.unavailable]
+        references = [reference_of(row, self.reference) for row in measured]
+        loaded = {(row.path, row.runtime) for row in measured}
+        # One whose hash its artifact names is checked by the process that loads it.
+        loaded |= {(found["path"], found["runtime"]) for found in references if not found["sha256"]}
         what = {
             "rows": [asdict(row) for row in self.rows],
             "settings": asdict(self.settings),
             "reference": self.reference,
             "commit": source_commit(),
-            "models": {row.path: _files(row.path) for row in self.configurations if not row.unavailable},
+            "models": [[path, runtime, loaded_files(path, runtime)] for path, runtime in sorted(loaded)],
             "data": data_sha256([Path(path) for path in self.settings.data]),
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -284,7 +290,8 @@ def journal_path(out: Path) -> Path:
 def reference_of(row: Configuration, named: str) -> dict[str, Any]:
     """What a row's masks are compared with: what the user named, or the same model in float32 torch.
 
-    `sha256`: of the checkpoint that it must be made of, "" for any; `row` is its name in the journal.
+    `sha256`: of the checkpoint that it must be made of, "" for any. `name` is for people; `row`, its name in the
+    journal, ends in a hash of all the rest, because two references of one name are not yet the same.
     """
     if named:
         checkpoint = Path(named).suffix.lower() in CHECKPOINT_SUFFIXES
@@ -301,15 +308,20 @@ def reference_of(row: Configuration, named: str) -> dict[str, Any]:
             path = manifest.name
             found = {"path": path, "runtime": "torch", "size_px": row.size_px, "sha256": manifest.checkpoint_sha256}
     size = f" {found['size_px']} px" if found["size_px"] else ""
-    return found | {"row": f"reference: {Path(str(found['path'])).name} {found['runtime']}{size}"}
+    name = f"{Path(str(found['path'])).name} {found['runtime']}{size}"
+    key = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+    return found | {"name": name, "row": f"reference: {name} {key}"}
 
 
 def _most_threads(plan: Plan) -> int:
     return max((row.threads for row in plan.configurations), default=0)
 
 
-def _files(path: str) -> Any:
+def loaded_files(path: str, runtime: str) -> list[dict[str, Any]]:
+    """`model_files` of what a runtime loads of a name or path; none where it cannot: its process will say why."""
     try:
+        if runtime == "torch" and not Path(path).is_file():  # a name, whose weights are not the packaged artifact
+            return model_files(require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(path))
         return model_files(path)
-    except OSError:  # a public model's name: the process will say what is missing
+    except (OSError, SamEdgeError):
         return []

@@ -17,12 +17,13 @@ from typing import Any
 import click
 import numpy as np
 
+from sam_edge.benchmarks.harness import loaded_files
 from sam_edge.contract import Runtime
 from sam_edge.errors import SamEdgeError
 from sam_edge.evaluate.dataset import Record, open_records
 from sam_edge.evaluate.metrics import mask_iou, mean_interval
 from sam_edge.evaluate.protocol import PROTOCOL_VERSION
-from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
+from sam_edge.evaluate.provenance import data_sha256, source_commit
 from sam_edge.evaluate.simulate import first_click, tight_box
 from sam_edge.predictor import SamPredictor
 from sam_edge.runtimes import load
@@ -101,7 +102,7 @@ def main(data: tuple[Path, ...], model: str, runtime: str, threads: int, out: Pa
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m sam_edge.benchmarks.looks {' '.join(path.name for path in data)} --model {model}",
         "commit": source_commit(),
-        "model": {"name": model, "runtime": runtime, "files": model_files(model)},
+        "model": {"name": model, "runtime": runtime, "files": loaded_files(model, runtime)},
         "data": {"photos": len(records), "sha256": data_sha256(list(data))},
         "variants": variants,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,44 @@ import numpy as np
 
 from sam_edge.artifact import open_artifact
 from sam_edge.benchmarks.device_kit import KIT_NAME, KIT_SCHEMA
-from sam_edge.benchmarks.records import MEASURED, SCHEMA, Record
+from sam_edge.benchmarks.records import MEASURED, SCHEMA, Loaded, Record
 from sam_edge.benchmarks.tools import read_tool
 from sam_edge.errors import DataError
 from sam_edge.evaluate.metrics import mask_iou
 from sam_edge.evaluate.protocol import PROTOCOL_VERSION
+from sam_edge.evaluate.provenance import device_files, model_files
 from sam_edge.image import resized_size
 from sam_edge.masks import upscale_masks
 
-__all__ = ["is_kit", "read_kit"]
+__all__ = ["is_kit", "read_kit", "read_kits"]
 
 STAGES = {"encoder": "encode", "decoder": "decode"}
 STAGE_FIGURES = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "min_ms", "iterations")
 MASKS_FILE = "low_res_masks.bin"
-SIDE_SUFFIXES = (".json", ".npz")
+KIT_FIELDS = {"model": str, "target": str, "precision": str, "image_size_px": int, "threads": int, "golden_row": int}
+KIT_FIELDS |= {"expected": list}
 
 
 def is_kit(path: str | Path) -> bool:
     """Whether a folder is an unpacked kit."""
     return (Path(path) / KIT_NAME).is_file()
+
+
+def read_kits(directories: Iterable[str | Path]) -> Loaded:
+    """The records of kits; `notes` names those of one name, of which a page shows the last. Raises DataError."""
+    found = Loaded()
+    where: dict[str, str | Path] = {}
+    for directory in directories:
+        record = read_kit(directory)
+        name = record["configuration"]["name"]
+        if name in where:
+            found.notes.append(
+                f"{where[name]} and {directory} are both {name}: only the last is shown. Write into each kit's "
+                "results/device.txt what tells them apart"
+            )
+        where[name] = directory
+        found.records.append(record)
+    return found
 
 
 def read_kit(directory: str | Path) -> Record:
@@ -58,12 +78,12 @@ def read_kit(directory: str | Path) -> Record:
         "protocol_version": PROTOCOL_VERSION,
         "run": {"rounds_wanted": 1, "rounds_done": 1, "quick": True},
         "configuration": {
-            "name": f"{kit['model']} {kit['target']} {kit['precision']} {kit['image_size_px']} px on {device}",
+            "name": _name(kit, device),
             "model": kit["model"],
             "runtime": kit["target"],
             "precision": kit["precision"],
             "size_px": kit["image_size_px"],
-            "threads": 0,
+            "threads": kit["threads"],
         },
         "status": MEASURED,
         "tool": ", ".join(sorted(tools)),
@@ -72,17 +92,19 @@ def read_kit(directory: str | Path) -> Record:
         "stages": stages,
         "rounds": [],
     }
-    artifact = open_artifact(directory / "artifact")
-    files = {name: entry for name, entry in artifact.manifest.files.items() if Path(name).suffix not in SIDE_SUFFIXES}
-    record["artifact"] = {
-        "files": [{"name": name, "bytes": e.bytes, "sha256": e.sha256} for name, e in files.items()],
-        "bytes": sum(entry.bytes for entry in files.values()),
-    }
+    files = device_files(model_files(directory / "artifact"))
+    record["artifact"] = {"files": files, "bytes": sum(file["bytes"] for file in files)}
     record |= {"load_ms": [load_ms]} if load_ms else {}
     record |= {"first_ms": [first_ms]} if first_ms else {}
     if (results / MASKS_FILE).is_file():
         record["quality"] = _quality(directory, kit)
     return record
+
+
+def _name(kit: dict[str, Any], device: str) -> str:
+    """Like the name of a measured row, and where it was measured."""
+    threads = f" {kit['threads']} threads" if kit["threads"] else ""
+    return f"{kit['model']} {kit['target']} {kit['precision']} {kit['image_size_px']} px{threads} on {device}"
 
 
 def _quality(directory: Path, kit: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +138,13 @@ def _kit(directory: Path) -> dict[str, Any]:
         raise DataError(f"{directory / KIT_NAME} cannot be read ({error}). Unpack the kit again.") from error
     if not isinstance(kit, dict) or kit.get("schema") != KIT_SCHEMA:
         raise DataError(f"{directory / KIT_NAME} is not of schema {KIT_SCHEMA!r}. Make the kit again.")
+    kit = {"threads": 0} | kit  # older kits do not say how many
+    for field, kind in KIT_FIELDS.items():
+        if not isinstance(kit.get(field), kind):
+            raise DataError(
+                f"{directory / KIT_NAME} has {str(kit.get(field))[:60]!r} as {field}, expected {kind.__name__}. "
+                "Unpack the kit again."
+            )
     return kit
 
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sam_edge.benchmarks.harness import PROTOCOL_ROUNDS, Journal, Plan, reference_of
+from sam_edge.benchmarks.harness import PROTOCOL_ROUNDS, Journal, Plan, loaded_files, reference_of
 from sam_edge.benchmarks.masks import BUNDLED_PHOTOS, compare_masks, worst_masks
 from sam_edge.benchmarks.matrix import Configuration
 from sam_edge.benchmarks.records import MEASURED, SCHEMA, Record
 from sam_edge.benchmarks.timing import summarise
 from sam_edge.evaluate.protocol import PROTOCOL_VERSION
-from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
+from sam_edge.evaluate.provenance import data_sha256, device_files, files_sha256, source_commit
 
 __all__ = ["Summary"]
 
@@ -35,7 +35,7 @@ class Summary:
         paths = [Path(path) for path in plan.settings.data]
         names = ["the bundled photos" if path == BUNDLED_PHOTOS else path.name for path in paths]
         self._data = {"name": ", ".join(names), "sha256": data_sha256(paths)}
-        self._files: dict[str, list[dict[str, Any]]] = {}
+        self._files: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._quality: dict[str, dict[str, Any]] = {}
 
     def records(self) -> list[Record]:
@@ -73,16 +73,15 @@ class Summary:
         return record
 
     def _artifact(self, row: Configuration) -> dict[str, Any]:
-        """The model's own files: what a device would have to hold, without golden photos and certificate."""
-        if row.path not in self._files:
-            try:
-                self._files[row.path] = [
-                    f for f in model_files(row.path) if Path(f["name"]).suffix not in SIDE_SUFFIXES
-                ]
-            except OSError:
-                self._files[row.path] = []
-        files = self._files[row.path]
+        """The model's own files: what a device would have to hold."""
+        files = self._device_files(row.path, row.runtime)
         return {"files": files, "bytes": sum(file["bytes"] for file in files)} if files else {}
+
+    def _device_files(self, path: str, runtime: str) -> list[dict[str, Any]]:
+        key = path, runtime
+        if key not in self._files:
+            self._files[key] = device_files(loaded_files(path, runtime))
+        return self._files[key]
 
     def _scenarios(self, row: Configuration) -> dict[str, Any]:
         scenarios: dict[str, Any] = {}
@@ -108,10 +107,11 @@ class Summary:
             return {}
         if tested["status"] != MEASURED:
             return {"quality": _why(tested)}
-        name = reference_of(row, self.plan.reference)
-        entry = next(iter(self.journal.of(name["row"], "quality")), None)
+        judge = reference_of(row, self.plan.reference)
+        entry = next(iter(self.journal.of(judge["row"], "quality")), None)
         reference = entry["result"] if entry is not None and entry["status"] == MEASURED else None
-        about = {"name": name["row"].removeprefix("reference: ")} | ({} if reference or not entry else _why(entry))
+        about = {"name": judge["name"]} | ({} if reference or not entry else _why(entry))
+        about |= self._weights_of(judge) if reference else {}
         result = tested["result"]
         data = self._data | {"photos": len(result["photos"]), "ground_truth": result["truth"]}
         found: dict[str, Any] = {
@@ -122,6 +122,12 @@ class Summary:
         self._quality[row.name] = found
         return found
 
+    def _weights_of(self, judge: dict[str, Any]) -> dict[str, str]:
+        """The reference's hash: its name alone does not say whether two runs had the same."""
+        files = [] if judge["sha256"] else self._device_files(judge["path"], judge["runtime"])
+        sha256 = judge["sha256"] or (files_sha256(files) if files else "")
+        return {"sha256": sha256} if sha256 else {}
+
     def _profile(self, row: Configuration) -> dict[str, Any]:
         entry = next(iter(self.journal.of(row.name, "profile")), None)
         return {} if entry is None else {"profile": entry["result"] or _why(entry)}
@@ -129,9 +135,6 @@ class Summary:
     def _ceilings(self) -> dict[str, Any]:
         entry = next(iter(self.journal.of("", "ceilings")), None)
         return {"ceilings": entry["result"]} if entry is not None and entry["result"] else {}
-
-
-SIDE_SUFFIXES = (".json", ".npz")
 
 
 def _status(row: Configuration, failed: Entry | None, measured: bool) -> dict[str, Any]:
@@ -155,6 +158,7 @@ def _latency(entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "photo": results[0]["photo"],
         "image_size_px": results[0]["image_size_px"],
+        **({"photo_input": True} if results[0].get("photo_input") else {}),
         "load_ms": [round(result["load_ms"], 3) for result in results],
         "first_ms": [round(result["first_ms"], 3) for result in results],
         "stages": {

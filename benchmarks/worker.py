@@ -126,6 +126,7 @@ def single(job: dict[str, Any]) -> dict[str, Any]:
         "memory_after": memory,
         "photo": {"width_px": inputs.width, "height_px": inputs.height},
         "image_size_px": engine.spec.image_size,
+        "photo_input": engine.spec.photo_input,
     }
 
 

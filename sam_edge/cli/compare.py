@@ -67,4 +67,4 @@ def _lines(found: Comparison) -> list[str]:
     return [*lines, f"{len(found.changes)} stages: {summary or 'none in common'}"]
 
 
-VERDICTS = ("faster", "slower", "within noise", "too few rounds")
+VERDICTS = ("faster", "slower", "within noise", "too few rounds", "other photo")

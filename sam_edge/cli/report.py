@@ -20,12 +20,14 @@ def command(files: tuple[str, ...], output: str) -> None:
 
     The page is one file without scripts and without anything from elsewhere. It is drawn from the records alone.
     """
-    from sam_edge.benchmarks.read_back import is_kit, read_kit
+    from sam_edge.benchmarks.read_back import is_kit, read_kits
     from sam_edge.benchmarks.records import read_records
     from sam_edge.benchmarks.report import write_report
 
     loaded = read_records(file for file in files if not is_kit(file))
-    loaded.records += [read_kit(file) for file in files if is_kit(file)]
+    kits = read_kits(file for file in files if is_kit(file))
+    loaded.records += kits.records
+    loaded.notes += kits.notes
     for note in loaded.notes:
         click.echo(f"note: {note}", err=True)
     for path in write_report(loaded.records, Path(output), loaded.notes):

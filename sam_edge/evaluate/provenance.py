@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam_edge.artifact import MANIFEST_NAME
-from sam_edge.runtimes import ASSETS
+from sam_edge.artifact import MANIFEST_NAME, SIDE_FILES, open_artifact
+from sam_edge.runtimes import artifact_folder, packaged_names
 
-__all__ = ["data_sha256", "file_facts", "file_sha256", "model_files", "source_commit"]
+__all__ = [
+    "data_sha256",
+    "device_files",
+    "file_facts",
+    "file_sha256",
+    "files_sha256",
+    "model_files",
+    "source_commit",
+]
 
 DATA_SUFFIXES = {".json", ".jpg", ".jpeg", ".png", ".webp", ".tar"}
 
@@ -27,13 +35,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_files(model: str) -> list[dict[str, Any]]:
-    """`file_facts` of all files behind a model: a name, an artifact's folder or a checkpoint."""
+def model_files(model: str | Path) -> list[dict[str, Any]]:
+    """`file_facts` of what is loaded: a checkpoint, or an artifact's manifest and every file that it lists.
+
+    A name is the packaged artifact; of one that torch runs, give the weights' file
+    (`model.checkpoints.checkpoint_path`). Raises ArtifactError.
+    """
     path = Path(model)
-    if path.is_file():
+    if model not in packaged_names() and path.is_file():
         return [file_facts(path)]
-    folder = ASSETS / model if (ASSETS / model / MANIFEST_NAME).is_file() else path
-    return [file_facts(file) for file in sorted(folder.iterdir()) if file.is_file()]
+    folder = artifact_folder(model)
+    listed = sorted(open_artifact(folder).manifest.files.items())  # also those in folders: a Core ML package is one
+    facts = [{"name": name, "bytes": entry.bytes, "sha256": entry.sha256} for name, entry in listed]
+    return [*facts, file_facts(folder / MANIFEST_NAME)]
+
+
+def device_files(files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of `model_files` that a device must hold: without golden photos, certificate and manifest."""
+    return [file for file in files if file["name"] not in (*SIDE_FILES, MANIFEST_NAME)]
+
+
+def files_sha256(files: Sequence[dict[str, Any]]) -> str:
+    """One SHA-256 of a model's files: a checkpoint's own, or one over the names and hashes of several."""
+    if len(files) == 1:
+        return str(files[0]["sha256"])
+    total = "".join(f"{file['name']} {file['sha256']}\n" for file in files)
+    return hashlib.sha256(total.encode()).hexdigest()
 
 
 def data_sha256(paths: Iterable[Path]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -85,12 +86,50 @@ def test_without_a_null_comparison_the_noise_is_said_to_be_assumed() -> None:
     assert any("neither run has a null comparison" in note for note in found.notes)
 
 
-def test_worse_masks_are_a_regression() -> None:
-    def with_iou(value: float) -> list[dict[str, object]]:
-        kinds = {"box": {"objects": 9, "mask_iou_mean": value, "miou_percent": 70.0}}
-        return made_run(NAMES[:1], 1, quality={"kinds": kinds})
+def run_with_masks(iou: float, miou: float = 70.0, **changes: dict[str, Any]) -> list[dict[str, Any]]:
+    quality: dict[str, Any] = {"kinds": {"box": {"objects": 9, "mask_iou_mean": iou, "miou_percent": miou}}}
+    quality["data"] = {"name": "the bundled photos", "sha256": "d" * 64, "photos": 3}
+    quality["reference"] = {"name": "nano torch 512 px", "sha256": "e" * 64}
+    return made_run(NAMES[:1], 1, quality=quality | {part: quality[part] | fields for part, fields in changes.items()})
 
-    assert compare(with_iou(0.99), with_iou(0.989)).masks == {}
-    found = compare(with_iou(0.99), with_iou(0.95))
-    assert "box mask_iou_mean 0.9900 to 0.9500" in found.masks[NAMES[0]]
-    assert found.regressions
+
+def test_worse_masks_are_a_regression() -> None:
+    assert compare(run_with_masks(0.99), run_with_masks(0.989)).masks == {}
+    found = compare(run_with_masks(0.99, 70.0), run_with_masks(0.95, 60.0))
+    assert found.masks[NAMES[0]] == "box mask_iou_mean 0.9900 to 0.9500; box miou_percent 70.0 to 60.0"
+    assert found.regressions and found.notes == ()
+
+
+@pytest.mark.parametrize("other", [{"sha256": "f" * 64}, {"photos": 2}])
+def test_masks_of_other_photos_are_not_judged_and_a_note_says_so(other: dict[str, Any]) -> None:
+    found = compare(run_with_masks(0.99, 70.0), run_with_masks(0.95, 60.0, data=other))
+    assert found.masks == {} and not found.regressions
+    (note,) = found.notes
+    assert "masks were drawn on the bundled photos (SHA-256 ddddddd), 3 photos" in note and NAMES[0] in note
+
+
+@pytest.mark.parametrize("other", [{"name": "teacher.pth torch"}, {"sha256": "f" * 64}])
+def test_with_another_reference_only_the_ground_truth_judges(other: dict[str, Any]) -> None:
+    found = compare(run_with_masks(0.99, 70.0), run_with_masks(0.95, 60.0, reference=other))
+    assert found.masks == {NAMES[0]: "box miou_percent 70.0 to 60.0"}
+    (note,) = found.notes
+    assert "the reference was nano torch 512 px (SHA-256 eeeeeee) in OLD" in note and "not judged" in note
+
+
+def test_a_record_that_does_not_say_the_references_hash_is_compared_by_its_name() -> None:
+    old, new = run_with_masks(0.99), run_with_masks(0.95)
+    del old[0]["quality"]["reference"]["sha256"]
+    assert compare(old, new).masks and compare(new, old).notes == ()
+
+
+@pytest.mark.parametrize(("takes_photos", "judged"), [(False, {"encode"}), (True, set())])
+def test_stages_of_a_photo_of_another_size_are_not_judged(takes_photos: bool, judged: set[str]) -> None:
+    fields: dict[str, Any] = {"photo_input": True} if takes_photos else {}
+    old, new = made_run(NAMES, 1, **fields), made_run(NAMES, 2, slower=1.5, **fields)
+    for record in new:
+        record["photo"] = {"width_px": 2048, "height_px": 1536}
+    found = compare(old, new)
+    assert {c.stage for c in found.changes if c.verdict == "slower"} == judged
+    assert {c.verdict for c in found.changes if c.stage not in judged} == {"other photo"}
+    (note,) = found.notes
+    assert "512 x 512 px in OLD and 2048 x 1536 px in NEW" in note and f"{', '.join(NAMES[:3])} and 1 more" in note

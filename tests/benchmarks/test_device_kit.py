@@ -5,28 +5,114 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from sam_edge.artifact import write_artifact
 from sam_edge.benchmarks.device_kit import write_kit
-from sam_edge.benchmarks.read_back import is_kit, read_kit
+from sam_edge.benchmarks.read_back import is_kit, read_kit, read_kits
 from sam_edge.benchmarks.records import parse_records, to_lines
 from sam_edge.benchmarks.report import write_report
 from sam_edge.benchmarks.tools import read_tool
 from sam_edge.errors import DataError
-from sam_edge.runtimes import load
+from sam_edge.golden_vectors import pack, record
+from sam_edge.runtimes import load, load_to_verify
+from tests.small_artifact import DECODER, ENCODER, SPEC, small_graph, small_manifest, small_photo, small_prompts
 
 OUTPUTS = Path(__file__).parent / "tool_outputs"
+# The small encoder with its preprocessing in the graph: it takes a photo of any size.
+PREPROCESSING = """{
+  levels = Cast <to = 1> (photo)
+  planes = Transpose <perm = [2, 0, 1]> (levels)
+  batch = Unsqueeze (planes, first)
+  image = Resize <mode = "linear"> (batch, , , size)
+"""
+PHOTO_ENCODER = ENCODER.replace("float[1,3,64,64] image", "uint8[height,width,3] photo")
+PHOTO_ENCODER = PHOTO_ENCODER.replace("<float[4", "<int64[1] first = {0}, int64[4] size = {1, 3, 64, 64}, float[4")
+PHOTO_ENCODER = PHOTO_ENCODER.replace("{\n", PREPROCESSING)
+
+
+def photo_model(parent: Path) -> Path:
+    """An artifact folder whose encoder takes photos, with a golden photo of 48 x 40 px."""
+    manifest = small_manifest(spec=replace(SPEC, photo_input=True))
+    files = {"encoder.onnx": small_graph(PHOTO_ENCODER), "decoder.onnx": small_graph(DECODER)}
+    draft = write_artifact(parent / "draft", manifest, files | {"golden.npz": pack(())})
+    golden = record(load_to_verify(draft), small_photo(1), small_prompts())
+    return write_artifact(parent / "photo", manifest, files | {"golden.npz": pack((golden,))}).directory
+
+
+def unpacked(model: Path, where: Path, threads: int = 4) -> Path:
+    where.mkdir(exist_ok=True)
+    with zipfile.ZipFile(write_kit(model, where / "kit.zip", threads)) as archive:
+        archive.extractall(where)
+    return where / "kit"
+
+
+def measured(kit: Path, device: str = "a phone") -> Path:
+    """The kit, with what a tool wrote on a device."""
+    shutil.copy(OUTPUTS / "litert-benchmark-encoder.json", kit / "results" / "encoder.json")
+    (kit / "results" / "device.txt").write_text(device)
+    return kit
 
 
 @pytest.fixture
 def kit(small_model: Path, tmp_path: Path) -> Path:
-    write_kit(small_model, tmp_path / "kit.zip")
-    with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
-        archive.extractall(tmp_path)
-    return tmp_path / "kit"
+    return unpacked(small_model, tmp_path)
+
+
+def test_the_encoder_makes_of_a_kits_input_what_the_kit_expects(small_model: Path, tmp_path: Path) -> None:
+    photos = photo_model(tmp_path)
+    for model, name, dtype in ((small_model, "image", "float32"), (photos, "photo", "uint8")):
+        kit = unpacked(model, tmp_path / f"kit of {name}")
+        taken = json.loads((kit / "kit.json").read_text())["inputs"][0]
+        assert (taken["name"], taken["dtype"]) == (name, dtype)
+        values = np.fromfile(kit / "inputs" / f"{name}.bin", dtype).reshape(taken["shape"])
+        session = onnxruntime.InferenceSession(kit / "artifact" / "encoder.onnx")
+        got = session.run(["image_embeddings"], {name: values})[0]
+        np.testing.assert_allclose(got.ravel(), np.fromfile(kit / "expected" / "image_embeddings.bin", "<f4"), 1e-5)
+
+
+def test_the_commands_of_an_encoder_that_takes_photos_give_the_photos_size(tmp_path: Path) -> None:
+    readme = (unpacked(photo_model(tmp_path), tmp_path) / "README.md").read_text()
+    encoder, decoder = (line for line in readme.splitlines() if line.startswith("    onnxruntime_perf_test"))
+    assert "-f height:48 -f width:40 artifact/encoder.onnx" in encoder
+    assert "-f prompts:1 -f points:2 artifact/decoder.onnx" in decoder
+
+
+def test_kits_of_one_device_with_different_threads_are_two_rows(small_model: Path, tmp_path: Path) -> None:
+    kits = [measured(unpacked(small_model, tmp_path / str(threads), threads)) for threads in (1, 4)]
+    assert [f"-x {threads} " in (kit / "README.md").read_text() for kit, threads in zip(kits, (1, 4), strict=True)]
+    found = read_kits(kits)
+    assert [record["configuration"]["threads"] for record in found.records] == [1, 4]
+    assert found.notes == []
+    markdown, _ = write_report(found.records, tmp_path / "report")
+    assert "| 1 thread |" in markdown.read_text() and "| 4 threads |" in markdown.read_text()
+
+
+def test_kits_that_nothing_tells_apart_are_named(small_model: Path, tmp_path: Path) -> None:
+    kits = [measured(unpacked(small_model, tmp_path / name), "") for name in ("first", "second")]
+    (note,) = read_kits(kits).notes
+    assert str(kits[0]) in note and str(kits[1]) in note and "results/device.txt" in note
+
+
+def test_a_kit_of_an_older_version_is_read(kit: Path) -> None:
+    description = json.loads((kit / "kit.json").read_text())
+    del description["threads"]
+    (kit / "kit.json").write_text(json.dumps(description))
+    configuration = read_kit(measured(kit))["configuration"]
+    assert (configuration["name"], configuration["threads"]) == ("small onnx fp32 64 px on a phone", 0)
+
+
+@pytest.mark.parametrize(("field", "value"), [("threads", "four"), ("model", None)])
+def test_a_kit_whose_description_was_damaged_is_one_clear_line(field: str, value: object, kit: Path) -> None:
+    description = json.loads((kit / "kit.json").read_text())
+    (kit / "kit.json").write_text(json.dumps(description | {field: value}))
+    with pytest.raises(DataError, match=f"has '{value}' as {field}, expected"):
+        read_kit(measured(kit))
 
 
 def test_a_kit_holds_a_whole_artifact_inputs_outputs_and_commands(kit: Path) -> None:

@@ -17,8 +17,12 @@ from sam_edge.benchmarks.records import read_records, write_records
 from sam_edge.benchmarks.summary import Summary
 from sam_edge.benchmarks.timing import BLOCKS
 from sam_edge.errors import DataError
+from sam_edge.evaluate.provenance import file_sha256
+from sam_edge.model.checkpoints import NANO_WEIGHTS, save_checkpoint
 from tests.benchmarks.faults import FAULTY_THREADS, plant
 from tests.sa1b import PHOTOS
+from tests.small_artifact import SPEC, small_artifact
+from tests.tiny_models import tiny_model
 
 QUICK = Settings(
     rounds=2,
@@ -161,6 +165,72 @@ def test_a_run_that_was_ended_goes_on_without_losing_what_was_done(small_model: 
     assert Summary(plan, harness.journal).records()[0]["run"]["rounds_done"] == 2
     with pytest.raises(DataError, match="belongs to another run"):
         Harness(replace(plan, reference=""), out)
+
+
+def test_two_checkpoints_of_one_file_name_are_each_judged_by_their_own_weights(tmp_path: Path) -> None:
+    paths = []
+    for folder, factor in (("a", 1.0), ("b", -1.0)):
+        model = tiny_model("nano")
+        for parameter in model.mask_decoder.parameters():
+            parameter.data *= factor
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "student.safetensors")
+        save_checkpoint(model, paths[-1])
+    rows = tuple(expand([str(path) for path in paths], ["torch"], [], [], [1]))
+    plan = Plan(rows, replace(QUICK, null=False, pictures=False))
+    harness = Harness(plan, tmp_path / "bench.jsonl")
+    for job in harness._once():
+        harness._do(job)
+    qualities = [record["quality"] for record in Summary(plan, harness.journal).records()]
+    assert [quality["kinds"]["box"].get("mask_iou_min") for quality in qualities] == [1.0, 1.0]
+    assert [quality["reference"] for quality in qualities] == [
+        {"name": "student.safetensors torch", "sha256": file_sha256(path)} for path in paths
+    ]
+
+
+def test_artifacts_of_two_weights_of_one_model_are_each_held_to_their_own_checkpoint(tmp_path: Path) -> None:
+    spec = replace(SPEC, name="nano")
+    for digit in "ab":
+        small_artifact(tmp_path / digit, name="nano", spec=spec, checkpoint_sha256=64 * digit)
+    plan = Plan(tuple(expand([str(tmp_path / digit) for digit in "ab"], ["auto"], [], [], [1])), QUICK)
+    jobs = [job for job in Harness(plan, tmp_path / "bench.jsonl")._once() if job.row.startswith("reference: ")]
+    assert [job.arguments["expected_sha256"] for job in jobs] == [64 * "a", 64 * "b"]
+
+
+@pytest.mark.parametrize("changed", ["student.pth", "teacher.pth"])
+def test_a_run_is_not_continued_with_another_model_or_reference_of_the_same_name(changed: str, tmp_path: Path) -> None:
+    for name in ("student.pth", "teacher.pth"):
+        (tmp_path / name).write_bytes(b"weights")
+    rows = tuple(expand([str(tmp_path / "student.pth")], ["torch"], [], [], [1]))
+    plan = Plan(rows, QUICK, reference=str(tmp_path / "teacher.pth"))
+    Harness(plan, tmp_path / "bench.jsonl")
+    assert Harness(plan, tmp_path / "bench.jsonl").journal.resumed
+    (tmp_path / changed).write_bytes(b"others.")
+    with pytest.raises(DataError, match="belongs to another run"):
+        Harness(plan, tmp_path / "bench.jsonl")
+
+
+def test_a_row_names_the_files_that_its_runtime_loads(tmp_path: Path) -> None:
+    plan = Plan(tuple(expand(["nano"], ["onnx", "torch"], [], [], [1])), replace(QUICK, null=False))
+    harness = Harness(plan, tmp_path / "bench.jsonl")
+    onnx, torch = (record["artifact"] for record in Summary(plan, harness.journal).records())
+    assert [file["name"] for file in onnx["files"]] == ["decoder.onnx", "encoder.onnx"]
+    assert torch["files"] == [
+        {"name": NANO_WEIGHTS.name, "bytes": NANO_WEIGHTS.stat().st_size, "sha256": file_sha256(NANO_WEIGHTS)}
+    ]
+    assert torch["bytes"] == NANO_WEIGHTS.stat().st_size
+
+
+def test_a_core_ml_row_has_the_size_of_its_packages(tmp_path: Path) -> None:
+    from tests.small_coreml import small_coreml_artifact
+
+    artifact = small_coreml_artifact(tmp_path / "small")
+    plan = Plan(tuple(expand([str(artifact.directory)], ["auto"], [], [], [1])), replace(QUICK, null=False))
+    harness = Harness(plan, tmp_path / "bench.jsonl")
+    (record,) = Summary(plan, harness.journal).records()
+    sizes = {file["name"]: file["bytes"] for file in record["artifact"]["files"]}
+    packages = {name: entry.bytes for name, entry in artifact.manifest.files.items() if ".mlpackage/" in name}
+    assert sizes == packages and record["artifact"]["bytes"] == sum(packages.values()) > 0
 
 
 def test_a_budget_stops_between_rounds_and_the_record_says_how_many(small_model: Path, tmp_path: Path) -> None:

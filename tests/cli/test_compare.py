@@ -40,6 +40,18 @@ def test_a_slowdown_is_named_and_fails_where_asked(
     assert report["regressions"] == [f"{NAMES[1]}, {stage}" for stage in ("encode", "click", "end_to_end")]
 
 
+def test_a_photo_of_another_size_is_no_regression(
+    runs: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _, again = made_run(NAMES, 2)
+    larger = made_record(NAMES[1], 9, slower=4.0, photo={"width_px": 2048, "height_px": 2048})
+    write_records(tmp_path / "larger.jsonl", [first, larger, again])
+    assert main(["compare", runs[0], str(tmp_path / "larger.jsonl")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "6 stages: 1 slower, 3 within noise, 2 other photo"
+    assert "note: the timed photo had 512 x 512 px in OLD and 2048 x 2048 px in NEW" in printed.err
+
+
 def test_a_truncated_file_is_compared_and_named(runs: tuple[str, str, str], tmp_path: Path) -> None:
     with (tmp_path / "same.jsonl").open("a") as file:
         file.write('{"schema": "sam-')

@@ -43,6 +43,18 @@ def test_the_record_says_what_was_measured_on_what(small_model: Path, tmp_path: 
     assert (tmp_path / "sheets" / "box.png").stat().st_size > 10_000
 
 
+def test_a_record_of_a_name_in_torch_names_the_weights_that_were_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sam_edge.evaluate.provenance import file_facts
+    from sam_edge.model.checkpoints import NANO_WEIGHTS
+
+    folder = write_set(tmp_path / "set")
+    arguments = ["--runtime", "torch", "--kinds", "box", "--limit", "1", "--no-baselines", "--json"]
+    assert main(["eval", str(folder), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["files"] == [file_facts(NANO_WEIGHTS)]
+
+
 def test_results_repeat(small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_set(tmp_path / "set")
     tar = write_tar(tmp_path / "set.tar", folder)

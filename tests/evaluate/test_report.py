@@ -12,6 +12,7 @@ import pytest
 
 from sam_edge.evaluate import provenance, report
 from sam_edge.evaluate.protocol import ClickCount, Evaluation, Score
+from tests.small_artifact import small_artifact
 
 
 def score(kind: str, photo: int, iou: float, predicted: float | None = None, size: str = "small") -> Score:
@@ -103,9 +104,21 @@ def test_a_data_hash_changes_with_any_file_and_not_with_the_folders_name(tmp_pat
     assert before != provenance.data_sha256([tmp_path / "b"])
 
 
-def test_file_facts_are_name_size_and_hash(tmp_path: Path) -> None:
+def test_a_models_files_are_a_checkpoint_or_what_a_manifest_lists(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"abc")
     assert provenance.model_files(str(tmp_path / "model.bin")) == [
         {"name": "model.bin", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
     ]
-    assert [facts["name"] for facts in provenance.model_files(str(tmp_path))] == ["model.bin"]
+    artifact = small_artifact(tmp_path / "small")
+    (tmp_path / "small" / "notes.txt").write_text("nobody loads this")
+    files = provenance.model_files(tmp_path / "small")
+    assert [file["name"] for file in files] == ["decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json"]
+    assert files[1]["sha256"] == artifact.manifest.files["encoder.onnx"].sha256
+    assert [file["name"] for file in provenance.device_files(files)] == ["decoder.onnx", "encoder.onnx"]
+
+
+def test_the_hash_of_several_files_changes_with_any_and_that_of_one_is_its_own() -> None:
+    files = [{"name": "encoder.onnx", "sha256": "a"}, {"name": "decoder.onnx", "sha256": "b"}]
+    changed = [files[0], files[1] | {"sha256": "c"}]
+    assert provenance.files_sha256(files) != provenance.files_sha256(changed)
+    assert provenance.files_sha256(files[:1]) == "a"
