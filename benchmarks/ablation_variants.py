@@ -11,12 +11,23 @@ from sam_edge.model.trunks import TRUNKS
 
 __all__ = ["GROUPS", "Group", "Variant"]
 
-PEOPLES_MASKS = {"coco": 0.4, "bsds": 0.2, "duts": 0.2, "cocoperson": 0.1, "ccp": 0.1, "cocobox": 0.0}
+# How often photos of each source are drawn; the last two have masks that `nano` drew (`sam-edge label`), for boxes that
+# people drew and for what everything mode found.
+PEOPLES_MASKS = {
+    "coco": 0.4,
+    "bsds": 0.2,
+    "duts": 0.2,
+    "cocoperson": 0.1,
+    "ccp": 0.1,
+    "cocobox": 0.0,
+    "everything": 0.0,
+}
+OWN_SHARE = 0.35  # of photos with nano's masks
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model, and how often photos of each source are drawn to train it; `cocobox` has masks that `nano` drew."""
+    """A model, and how often photos of each source are drawn to train it."""
 
     config: ModelConfig
     sources: dict[str, float] = field(default_factory=lambda: dict(PEOPLES_MASKS))
@@ -47,6 +58,11 @@ def _width(dim: int) -> Variant:
     return _changed({"dim": dim}, {"dim": dim, "mlp_dim": 4 * dim, "iou_head_hidden_dim": dim})
 
 
+def _with_own(source: str) -> Variant:
+    peoples = {name: (1 - OWN_SHARE) * share for name, share in PEOPLES_MASKS.items()}
+    return Variant(MODELS["nano"], peoples | {source: OWN_SHARE})
+
+
 GROUPS: dict[str, Group] = {
     "encoders": Group(
         "Trunks under equal latency",
@@ -67,12 +83,11 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "labels": Group(
-        "Masks that people drew, and in a third of the photos masks that `nano` drew for boxes (`sam-edge label`)",
+        "Masks that people drew, and in a third of the photos masks that `nano` drew",
         variants={
             "people's masks": _changed(),
-            "nano's masks, too": Variant(
-                MODELS["nano"], {name: 0.65 * share for name, share in PEOPLES_MASKS.items()} | {"cocobox": 0.35}
-            ),
+            "nano's masks of boxes, too": _with_own("cocobox"),
+            "what everything mode finds, too": _with_own("everything"),
         },
     ),
 }
