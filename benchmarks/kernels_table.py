@@ -46,11 +46,7 @@ def _rows() -> Iterator[Row]:
 
 
 def _cells(row: Row, records: list[dict[str, Any]]) -> list[str]:
-    found = {
-        record["variant"]: record
-        for record in records
-        if (record["op"], record.get("shape"), record.get("batch")) == row and "p50_ms" in record
-    }
+    found = {record["variant"]: record for record in records if _is_of(row, record) and "p50_ms" in record}
     ours = {name: record for name, record in found.items() if name.startswith("triton")}
     others = {name: record for name, record in found.items() if name not in ours and name != PLAIN}
     kernel = min(ours.values(), key=_time, default=None)
@@ -61,7 +57,7 @@ def _cells(row: Row, records: list[dict[str, Any]]) -> list[str]:
         row[0],
         row[1],
         str(row[2]),
-        f"{_time(kernel):.3f}" if kernel else MISSING,
+        f"{_time(kernel):.3f}" if kernel else _why_not(row, records),
         f"{_time(others[best]):.3f} ({best})" if best else MISSING,
         f"{_time(others[best]) / _time(kernel):.2f}" if kernel and best else MISSING,
         _percent(kernel, "share_of_matrix_rate"),
@@ -69,6 +65,16 @@ def _cells(row: Row, records: list[dict[str, Any]]) -> list[str]:
         f"{_time(plain) / _time(kernel):.0%}" if kernel and plain else (MISSING if _has_plain(row) else ""),
         f"{kernel['peak_bytes'] / sdpa['peak_bytes']:.0%}" if kernel and sdpa and sdpa["peak_bytes"] else MISSING,
     ]
+
+
+def _is_of(row: Row, record: dict[str, Any]) -> bool:
+    return (record["op"], record.get("shape"), record.get("batch")) == row
+
+
+def _why_not(row: Row, records: list[dict[str, Any]]) -> str:
+    """What a run that came to the kernel says in place of its time."""
+    said = [record["skipped"] for record in records if _is_of(row, record) and record["variant"] == "triton"]
+    return said[0].replace("|", "/") if said else MISSING
 
 
 def _has_plain(row: Row) -> bool:

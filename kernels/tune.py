@@ -7,64 +7,102 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import e, log2
 from statistics import median
-from typing import Any
 
 import click
 import torch
 from torch import Tensor
 
 from sam_edge.kernels.launch import CANDIDATES, Launch, generation_of, has_triton, interpreted
+from sam_edge.kernels.measure import device_times, largest_error
 from sam_edge.kernels.rel_pos_attention import reference as global_reference
 from sam_edge.kernels.window_attention import reference as window_reference
 
 __all__ = ["fastest", "problem"]
 
 SHAPES = {64: (12, 64), 80: (16, 64)}  # head width -> heads of ViT-B and ViT-H, side of their map
-MAX_ERROR = {torch.bfloat16: 2e-2, torch.float32: 1e-5}  # of the largest value: see the tests
+MAX_ERROR = {torch.bfloat16: 2e-2, torch.float32: 1e-5}  # of each result's largest value: see the tests
 SAMPLES = 30
 
-Run = Callable[[Launch], Any]
+Run = Callable[[Launch], tuple[Tensor, ...]]
+Random = Callable[..., Tensor]
 
 
-def problem(op: str, dim: int, dtype: torch.dtype, device: torch.device, heads: int, side: int) -> tuple[Run, Tensor]:
-    """An op on random inputs as a function of its launch, and what its first result should be."""
-    from sam_edge.kernels.rel_pos_attention import triton_kernel as global_kernel
-    from sam_edge.kernels.window_attention import triton_kernel as window_kernel
-
+def problem(
+    op: str, dim: int, dtype: torch.dtype, device: torch.device, heads: int, side: int
+) -> tuple[Run, tuple[Tensor, ...]]:
+    """An op on random inputs as a function of its launch, and what its results should be, every one."""
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=dtype, generator=generator)
 
-    if op == "window_attention":
-        bias = tuple(0.3 * random(27, dim) for _ in range(2))
-        window = random(1, side, side, 3 * heads * dim), random(3 * heads * dim), bias, 14, heads, False
-        exact = window_reference.window_attention(window[0].float(), window[1].float(),
-                                                  tuple(x.float() for x in bias), 14, heads)  # fmt: skip
-        return lambda launch: window_kernel.forward(*window, launch), exact
-    query, key, value = (random(1, heads, side * side, dim) for _ in range(3))
-    table_h, table_w = (0.3 * random(2 * side - 1, dim) for _ in range(2))
-    given = query, key, value, table_h, table_w
-    if op == "rel_pos_attention":
-        exact = global_reference.rel_pos_attention(*(x.float() for x in given))
-        return lambda launch: global_kernel.forward(*given, launch)[0].transpose(1, 2), exact
-    first = CANDIDATES["rel_pos_attention", 8 * dtype.itemsize][0]
-    out, logsumexp = global_kernel.forward(*given, first)
+    make = {
+        "rel_pos_attention": _global_problem,
+        "rel_pos_attention_backward": _gradients_problem,
+        "window_attention": _window_problem,
+    }[op]
+    return make(random, dim, heads, side)
+
+
+def _window_problem(random: Random, dim: int, heads: int, side: int) -> tuple[Run, tuple[Tensor, ...]]:
+    from sam_edge.kernels.window_attention import triton_kernel
+
+    bias = tuple(0.3 * random(27, dim) for _ in range(2))
+    qkv, padding = random(1, side, side, 3 * heads * dim), random(3 * heads * dim)
+    wide = qkv.float(), padding.float(), tuple(table.float() for table in bias)
+    exact = window_reference.window_attention(*wide, 14, heads)
+    return lambda launch: (triton_kernel.forward(qkv, padding, bias, 14, heads, False, launch),), (exact,)
+
+
+def _global_problem(random: Random, dim: int, heads: int, side: int) -> tuple[Run, tuple[Tensor, ...]]:
+    from sam_edge.kernels.rel_pos_attention import triton_kernel
+
+    given = _global_inputs(random, dim, heads, side)
+    query, key, value, *tables = (x.float() for x in given)
+    logits = _logits(query, key, *global_reference.relative_position_terms(query, *tables))
+    out = (logits.softmax(3) @ value).transpose(1, 2)
+    return lambda launch: triton_kernel.forward(*given, launch), (out, log2(e) * logits.logsumexp(3).flatten(0, 1))
+
+
+def _gradients_problem(random: Random, dim: int, heads: int, side: int) -> tuple[Run, tuple[Tensor, ...]]:
+    from sam_edge.kernels.rel_pos_attention import triton_kernel
+
+    given = _global_inputs(random, dim, heads, side)
+    query, key, value, *tables = (x.float() for x in given)
+    terms = global_reference.relative_position_terms(query, *tables)
+    # The kernel does not follow the terms back to query and tables, so here they are variables of their own.
+    variables = query, key, value, rows, columns = [x.detach().requires_grad_() for x in (query, key, value, *terms)]
+    out = (_logits(query, key, rows, columns).softmax(3) @ value).transpose(1, 2)
     grad = random(*out.shape)
-    wide = [x.float().requires_grad_() for x in given]
-    exact = torch.autograd.grad(global_reference.rel_pos_attention(*wide), wide[2], grad.transpose(1, 2).float())[0]
-    return lambda launch: global_kernel.backward(grad, *given, out, logsumexp, launch)[2].transpose(1, 2), exact
+    *of_tokens, of_rows, of_columns = torch.autograd.grad(out, variables, grad.float())
+    of_terms = [x.flatten(0, 1).transpose(1, 2) for x in (of_rows, of_columns)]
+    exact = *(x.transpose(1, 2) for x in of_tokens), *of_terms
+    ours, logsumexp = triton_kernel.forward(*given, CANDIDATES["rel_pos_attention", 8 * grad.itemsize][0])
+    return lambda launch: triton_kernel.backward(grad, *given, ours, logsumexp, launch), exact
+
+
+def _global_inputs(random: Random, dim: int, heads: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    query, key, value = (random(1, heads, side * side, dim) for _ in range(3))
+    return query, key, value, 0.3 * random(2 * side - 1, dim), 0.3 * random(2 * side - 1, dim)
+
+
+def _logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """As in the reference, from its terms."""
+    bias = (rows.unsqueeze(4) + columns.unsqueeze(3)).flatten(3)
+    logits: Tensor = query @ key.transpose(2, 3) * query.shape[3] ** -0.5 + bias
+    return logits
 
 
 def fastest(
-    op: str, run: Run, exact: Tensor, dtype: torch.dtype, time_ms: Callable[[Callable[[], Any]], float]
+    op: str, run: Run, exact: tuple[Tensor, ...], dtype: torch.dtype, time_ms: Callable[[Callable[[], object]], float]
 ) -> tuple[float, Launch]:
     """The candidate with the lowest time among those that are right; what cannot be launched is left out."""
     found: list[tuple[float, Launch]] = []
     for launch in CANDIDATES[op, 8 * dtype.itemsize]:
         try:
-            error = float((run(launch).float() - exact).abs().max() / exact.abs().max())
+            error = largest_error(run(launch), exact)
         except Exception as failure:  # too much shared memory for this GPU, above all
             print(f"# {launch}: {type(failure).__name__}", file=sys.stderr)
             continue
@@ -77,18 +115,8 @@ def fastest(
     return min(found, key=lambda pair: pair[0])
 
 
-def _time_ms(run: Callable[[], Any]) -> float:
-    """The median of single calls between two CUDA events."""
-    run()
-    samples: list[float] = []
-    for _ in range(SAMPLES):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        samples.append(start.elapsed_time(end))
-    return median(samples)
+def _time_ms(run: Callable[[], object]) -> float:
+    return median(device_times(run, SAMPLES).ms)
 
 
 @click.command(epilog="Example: python -m sam_edge.kernels.tune --op window_attention")

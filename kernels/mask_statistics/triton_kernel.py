@@ -156,8 +156,8 @@ def counts(
     """As `reference.counts`; low_res_masks (N, S/4, S/4) with contiguous masks -> (N, 7) int32."""
     height, width = original_size
     tables = _tables(low_res_masks, image_size, input_size, original_size)
-    start = torch.tensor([0, 0, 0, width, height, -1, -1], dtype=torch.int32, device=low_res_masks.device)
-    out = start.repeat(len(low_res_masks), 1)
+    out = torch.zeros(len(low_res_masks), 7, dtype=torch.int32, device=low_res_masks.device)
+    out[:, 3], out[:, 4], out[:, 5:] = width, height, -1  # numbers, not a tensor's copy: the host would wait for it
     cells = low_res_masks.shape[1]
     rows, columns = (_region(cells, image_size, *axis) for axis in zip(input_size, original_size, TILE, strict=True))
     looked_at = rows * columns <= MAX_REGION

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from statistics import median
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from sam_edge.benchmarks.kernels import _in_float32
 from sam_edge.benchmarks.kernels_cases import HEADS, TINYVIT_STAGES, Case, global_case, mask_case, window_case
 from sam_edge.kernels import rel_pos_attention
 from sam_edge.kernels.launch import CANDIDATES
+from sam_edge.kernels.measure import device_times, largest_error
 from sam_edge.kernels.tune import MAX_ERROR, problem
 from sam_edge.model.registry import build_model
 
@@ -45,6 +49,7 @@ def test_full_sizes_are_near_the_reference(case: Case, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("dim", (64, 80))
 @pytest.mark.parametrize("op", sorted({op for op, _ in CANDIDATES}))
 def test_every_candidate_that_fits_is_right(op: str, dim: int, dtype: torch.dtype) -> None:
+    """In all of its results: a candidate of the backward pass in five."""
     run, exact = problem(op, dim, dtype, DEVICE, heads=2, side=33)
     ran = 0
     for launch in CANDIDATES[op, 8 * dtype.itemsize]:
@@ -54,7 +59,7 @@ def test_every_candidate_that_fits_is_right(op: str, dim: int, dtype: torch.dtyp
             assert "OutOfResources" in type(failure).__name__, launch
             continue
         ran += 1
-        assert error(got, exact) <= MAX_ERROR[dtype], launch
+        assert largest_error(got, exact) <= MAX_ERROR[dtype], launch
     assert ran
 
 
@@ -109,6 +114,26 @@ def test_masks_of_a_whole_model_are_the_same_with_kernels(name: str) -> None:
     for path in ("sdpa", "auto"):
         both, either = masks[path] & masks["reference"], masks[path] | masks["reference"]
         assert both.sum() / either.sum() >= 0.999
+
+
+def test_the_time_of_a_call_is_without_the_hosts() -> None:
+    """Two launches of microseconds, and between them a host that does other things for 5 ms."""
+    x = torch.zeros(1, device=DEVICE)
+
+    def run() -> None:
+        x.add_(1)
+        time.sleep(5e-3)
+        x.add_(1)
+
+    times = device_times(run)
+    assert times.late < len(times.ms) / 4
+    assert 0 < median(times.ms) < 0.5
+
+
+def test_a_call_that_waits_for_the_gpu_is_late() -> None:
+    x = torch.zeros(1, device=DEVICE)
+    times = device_times(lambda: x.add_(1).item())
+    assert times.late == len(times.ms) >= 10
 
 
 def test_torch_compile_takes_the_kernel_in() -> None:

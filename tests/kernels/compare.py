@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["DEVICE", "ROUNDING", "assert_near", "inside_nan", "relative_error"]
+__all__ = ["DEVICE", "ROUNDING", "assert_near", "float32_in_full", "inside_nan", "relative_error"]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # The largest relative error of rounding once to a dtype. float32 stands for sums of a few hundred terms in another
 # order: the issue's bound of 1e-5, of which the kernels use a tenth.
 ROUNDING = {torch.float32: 1e-5 / 4, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+@contextmanager
+def float32_in_full() -> Iterator[None]:
+    """On a GPU torch shortens float32 to tf32 in convolutions by default, and in products where that was asked for."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, allowed in zip(switches, before, strict=True):
+        switch.allow_tf32 = allowed
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
