@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from sam_edge.contract import MASK_STRIDE
+
 __all__ = ["AT_LEAST_0", "AT_LEAST_1", "SHARE", "run_options"]
 
 AT_LEAST_0, AT_LEAST_1, SHARE = click.IntRange(min=0), click.IntRange(min=1), click.FloatRange(0, 1)
@@ -59,6 +61,14 @@ _OPTIONS = (
         show_default=True,
         metavar="N",
         help="Steps of rising rate.",
+    ),
+    click.option(
+        "--loss-stride",
+        type=click.Choice(["4", "2", "1"]),
+        default=str(MASK_STRIDE),
+        show_default=True,
+        callback=lambda context, option, value: int(value),
+        help="Pixels a side of the cells on which masks are judged: finer is slower, and better for small objects.",
     ),
     click.option(
         "--precision",

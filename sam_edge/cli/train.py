@@ -76,6 +76,7 @@ Examples:
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME=WEIGHT", help="How often a source's photos are drawn."
 )
+@click.option("--by-objects", is_flag=True, help="Draw a source's photos in proportion to their objects.")
 @click.option(
     "--whole-photos",
     "whole_photo_share",

@@ -66,7 +66,11 @@ def split_held_out(records: Sequence[Record], count: int, seed: int = 0) -> tupl
 
 
 class PromptableDataset(Dataset[dict[str, Any]]):
-    """Sample number -> crop, masks and first prompts. `weights` draws photos by source name."""
+    """Sample number -> crop, masks and first prompts. `weights` draws photos by source name.
+
+    `by_objects` draws a source's photos in proportion to their objects, as a mean IoU over objects counts them: most
+    small objects are in photos with many.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         augment: AugmentConfig,
         mix: PromptMix,
         seed: int,
+        by_objects: bool = False,
     ) -> None:
         self.records = list(records)
         self.image_size = image_size
@@ -84,7 +89,8 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         self.augment = augment
         self.mix = mix
         self.seed = seed
-        self.cumulative = _cumulative_shares([r.source for r in self.records], weights)
+        counts = [len(record.objects()) if by_objects else 1 for record in self.records]
+        self.cumulative = _cumulative_shares([record.source for record in self.records], counts, weights)
 
     def __len__(self) -> int:
         return 1 << 40  # a stream: the sampler decides where it ends
@@ -162,20 +168,26 @@ class PromptableDataset(Dataset[dict[str, Any]]):
         return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def _cumulative_shares(sources: Sequence[str], weights: dict[str, float]) -> NDArray[np.float64]:
+def _cumulative_shares(sources: Sequence[str], counts: Sequence[int], weights: dict[str, float]) -> NDArray[np.float64]:
     """How likely it is that a photo, or one before it, is drawn. Raises DataError for weights that draw none."""
     if not sources:  # a stream brings its own photos, in its own order
         return np.zeros(0)
-    counts = Counter(sources)
-    absent = [name for name, weight in weights.items() if weight and name not in counts]
+    of_source: Counter[str] = Counter()
+    for source, count in zip(sources, counts, strict=True):
+        of_source[source] += count
+    absent = [name for name, weight in weights.items() if weight and name not in of_source]
     if absent or min(weights.values(), default=0.0) < 0:
         raise DataError(
             f"weights of sources {weights}; expected weights of 0 or more for sources of the data, which are "
-            f"{', '.join(sorted(counts))}. A source is a folder's name, or a tar's without its number."
+            f"{', '.join(sorted(of_source))}. A source is a folder's name, or a tar's without its number."
         )
-    each = np.array([weights.get(source, 1.0) / counts[source] for source in sources])
+    each = np.array(
+        [weights.get(source, 1.0) * n / max(1, of_source[source]) for source, n in zip(sources, counts, strict=True)]
+    )
     if each.sum() == 0:
-        raise DataError(f"weights of sources {weights}; expected one above 0, or no photo is ever drawn.")
+        raise DataError(
+            f"weights of sources {weights}; expected one above 0, for photos with objects, or none is ever drawn."
+        )
     return np.cumsum(each / each.sum())
 
 

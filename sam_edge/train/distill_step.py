@@ -13,7 +13,7 @@ from sam_edge.contract import LABEL_FOREGROUND, LABEL_PADDING, MASK_STRIDE
 from sam_edge.model.sam import Sam
 from sam_edge.train.data import stack_prompts
 from sam_edge.train.distill_data import DistillBatch
-from sam_edge.train.losses import LossWeights, mask_iou, mask_losses
+from sam_edge.train.losses import LossWeights, enlarged, mask_iou, mask_losses
 from sam_edge.train.prompting import PromptMix, correction_clicks, first_prompt
 from sam_edge.train.step import normalise
 
@@ -48,11 +48,19 @@ class MaskStep(nn.Module):
     a photo has a true mask, `truth_share` of the loss is taken against that: the teacher is not always right.
     """
 
-    def __init__(self, model: Sam, teacher: Sam, mix: PromptMix, truth_share: float, focal_weight: float) -> None:
+    def __init__(
+        self,
+        model: Sam,
+        teacher: Sam,
+        mix: PromptMix,
+        truth_share: float,
+        weights: LossWeights = LossWeights(),
+        loss_stride: int = MASK_STRIDE,
+    ) -> None:
         super().__init__()
         self.model = model
         self._teacher = [teacher]  # in a list, so that it is no part of what is trained, saved and sent to processes
-        self.mix, self.truth_share, self.weights = mix, truth_share, LossWeights(focal_weight)
+        self.mix, self.truth_share, self.weights, self.loss_stride = mix, truth_share, weights, loss_stride
 
     def forward(self, batch: DistillBatch, corrections: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the loss and figures for the log (floats)."""
@@ -61,7 +69,7 @@ class MaskStep(nn.Module):
         index = torch.arange(len(batch.images), device=images.device).repeat_interleave(per_photo)
         features = tuple(f[index] for f in self.model.encode(images))
         embeddings = batch.image_embeddings.float()[index]
-        truth = F.avg_pool2d(batch.masks.unsqueeze(1).float(), MASK_STRIDE)
+        truth = F.avg_pool2d(batch.masks.unsqueeze(1).float(), self.loss_stride)
 
         prompts = self._first_prompts(batch, embeddings, index)
         low_res_masks, iou_predictions = self.model.decode(features, *prompts)
@@ -84,12 +92,13 @@ class MaskStep(nn.Module):
     def _losses(
         self, masks: Tensor, ious: Tensor, teacher_masks: Tensor, teacher_ious: Tensor, truth: Tensor, has_truth: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, M, h, w), (B, M), the teacher's, truth (B, 1, h, w), (B,) -> loss, and IoU of mask 0 with both (B,)."""
+        """(B, M, h, w), (B, M), the teacher's, truth (B, 1, H, W), (B,) -> loss, and IoU of mask 0 with both (B,)."""
         masks, ious = masks.float(), ious.float()
         logits = masks / self.model.mask_decoder.config.logit_scale
-        wanted = (teacher_masks > 0).float()
+        wanted = (_resized(teacher_masks, truth.shape[-1]) > 0).float()
         with torch.no_grad():
-            agreement, true_iou = mask_iou(masks, wanted), mask_iou(masks, truth)
+            fine = enlarged(masks, truth)
+            agreement, true_iou = mask_iou(fine, wanted), mask_iou(fine, truth)
         by_teacher = mask_losses(logits, wanted, self.weights).mean(1)
         by_teacher = by_teacher + (ious - agreement * teacher_ious).square().mean(1)
         each = mask_losses(logits, truth, self.weights)
@@ -129,24 +138,23 @@ class MaskStep(nn.Module):
     def _ask_teacher(
         self, embeddings: Tensor, prompts: Prompts, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The teacher's logits (B, 4, S/4, S/4) and IoU (B, 4) for prompts in the student's frame, in float32."""
+        """The teacher's logits on its own grid and IoU (B, 4) for prompts in the student's frame, in float32."""
         teacher, (coords, labels, _, _) = self._teacher[0], prompts
         ours, theirs = self.model.spec, teacher.spec
         coords = (coords + 0.5) * (theirs.image_size / ours.image_size) - 0.5  # pixel centres onto pixel centres
         mask_input = coords.new_zeros(len(coords), 1, theirs.mask_size, theirs.mask_size)
         if previous is not None:
-            mask_input = _resized(previous, theirs.mask_size)
+            mask_input = previous
         has_mask_input = coords.new_full((len(coords),), float(previous is not None))
         with torch.autocast(coords.device.type, enabled=False):
             masks, ious = teacher.decode((embeddings,), coords, labels, mask_input, has_mask_input)
-        return _resized(masks, ours.mask_size), ious
+        return masks, ious
 
     def _corrected(self, prompts: Prompts, masks: Tensor, teacher_masks: Tensor) -> Prompts:
         """The same prompts with a click more where the masks disagree most, and the student's own mask fed back."""
         coords, labels, _, _ = prompts
-        clicks, click_labels = correction_clicks(
-            (masks[:, 0] > 0).cpu().numpy(), (teacher_masks[:, 0] > 0).cpu().numpy()
-        )
+        wanted = _resized(teacher_masks, self.model.spec.mask_size)
+        clicks, click_labels = correction_clicks((masks[:, 0] > 0).cpu().numpy(), (wanted[:, 0] > 0).cpu().numpy())
         return (
             torch.cat([coords, torch.from_numpy(clicks).to(coords.device).unsqueeze(1)], dim=1),
             torch.cat([labels, torch.from_numpy(click_labels).to(coords.device).unsqueeze(1)], dim=1),

@@ -29,6 +29,7 @@ from sam_edge.train.distill_data import DistillBatch, DistillDataset, collate_di
 from sam_edge.train.distill_step import DISTILL_MIX, EmbeddingStep, MaskStep
 from sam_edge.train.embeddings import EmbeddingCache
 from sam_edge.train.loop import parameter_groups
+from sam_edge.train.losses import LossWeights
 from sam_edge.train.prompting import PromptMix
 from sam_edge.train.step import draw_corrections
 from sam_edge.train.stream import SampleStream, streamed_and_held_out
@@ -171,7 +172,9 @@ class DistillTask:
         if self.config.stage == "embeddings":
             return EmbeddingStep(model)
         self.teacher.to(device)
-        return MaskStep(model, self.teacher, self.config.mix, self.config.truth_share, self.config.focal_weight)
+        config = self.config
+        weights = LossWeights(config.focal_weight)
+        return MaskStep(model, self.teacher, config.mix, config.truth_share, weights, config.loss_stride)
 
     def parameter_groups(self, model: Sam) -> list[dict[str, Any]]:
         return parameter_groups(model, self.config.trunk_lr_scale, self.config.weight_decay)

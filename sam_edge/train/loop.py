@@ -42,8 +42,9 @@ class TrainConfig(RunConfig):
 
     `model` is a name or what `ModelConfig.to_dict` returns. Without `init` nothing is pretrained: then the whole trunk
     learns, at the full rate. Photos are held out of `data` alone, so that `more_data` does not change which ones.
-    `source_weights` draws photos by source name (a source that is not named has weight 1); with `stream` it has no
-    effect. `learn` is what of the model is trained, one of LEARN.
+    `source_weights` draws photos by source name (a source that is not named has weight 1), and `by_objects` those of a
+    source in proportion to their objects; with `stream` both have no effect. `learn` is what of the model is trained,
+    one of LEARN.
     """
 
     learn: str = "all"
@@ -58,6 +59,7 @@ class TrainConfig(RunConfig):
     jaccard_weight: float = 0.0
     correction_shares: tuple[float, ...] = (0.6, 0.3, 0.1)
     source_weights: dict[str, float] = field(default_factory=dict)
+    by_objects: bool = False
     augment: AugmentConfig = AugmentConfig()
     mix: PromptMix = PromptMix()
 
@@ -126,7 +128,8 @@ class PromptTask:
 
     def step_module(self, model: Sam, device: torch.device) -> nn.Module:
         config = self.config
-        return TrainingStep(model, LossWeights(config.focal_weight, config.near_weight, config.jaccard_weight))
+        weights = LossWeights(config.focal_weight, config.near_weight, config.jaccard_weight)
+        return TrainingStep(model, weights, config.loss_stride)
 
     def parameter_groups(self, model: Sam) -> list[dict[str, Any]]:
         scale = self.config.trunk_lr_scale if self.config.init else 1.0
@@ -146,6 +149,7 @@ class PromptTask:
             config.augment,
             config.mix,
             config.seed,
+            config.by_objects,
         )
         if not config.stream:
             return samples

@@ -28,10 +28,11 @@ def normalise(images: Tensor, inside: Tensor, model: Sam) -> Tensor:
 class TrainingStep(nn.Module):
     """`forward(batch, corrections)` -> losses summed over the rounds; a module, so that DDP can wrap it."""
 
-    def __init__(self, model: Sam, weights: LossWeights) -> None:
+    def __init__(self, model: Sam, weights: LossWeights, loss_stride: int = MASK_STRIDE) -> None:
         super().__init__()
         self.model = model
         self.weights = weights
+        self.loss_stride = loss_stride
 
     def forward(self, batch: Batch, corrections: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns the loss and figures for the log (floats)."""
@@ -39,7 +40,8 @@ class TrainingStep(nn.Module):
         images = normalise(batch.images, batch.padding, self.model).contiguous(memory_format=torch.channels_last)
         index = torch.arange(len(batch.images), device=images.device).repeat_interleave(per_photo)
         features = tuple(f[index] for f in self.model.encode(images))
-        target = F.avg_pool2d(batch.masks.unsqueeze(1).float(), MASK_STRIDE)
+        target = F.avg_pool2d(batch.masks.unsqueeze(1).float(), self.loss_stride)
+        coarse = F.adaptive_avg_pool2d(target, images.shape[-1] // MASK_STRIDE)
 
         prompt = (batch.point_coords, batch.point_labels, batch.mask_input, batch.has_mask_input)
         scale = self.model.mask_decoder.config.logit_scale
@@ -47,7 +49,7 @@ class TrainingStep(nn.Module):
         first = prompt_losses(low_res_masks / scale, iou_predictions, target, True, self.weights)
         total, rounds = first.total, [first]
         for _ in range(corrections):
-            prompt = _corrected(prompt, low_res_masks[:, :1].detach().float(), target)
+            prompt = _corrected(prompt, low_res_masks[:, :1].detach().float(), coarse)
             low_res_masks, iou_predictions = self.model.decode(features, *prompt)
             rounds.append(prompt_losses(low_res_masks / scale, iou_predictions, target, False, self.weights))
             total = total + rounds[-1].total

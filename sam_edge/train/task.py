@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from sam_edge.contract import MASK_STRIDE
 from sam_edge.evaluate.dataset import Record
 from sam_edge.model.sam import Sam
 from sam_edge.train.losses import LossWeights
@@ -23,8 +24,8 @@ class RunConfig:
 
     `photos_per_step` counts all processes and the `accumulate` batches of a step together. `stream` reads tars from
     front to back, each photo once an epoch (see stream.py), and not drawn at random. `trunk_lr_scale` applies to the
-    pretrained trunk, whose first `frozen_blocks` are fixed. Weights, averages and losses are float32 at either
-    `precision` ("fp32", "bf16").
+    pretrained trunk, whose first `frozen_blocks` are fixed. Masks are judged in cells of `loss_stride` pixels a side
+    (see losses.py). Weights, averages and losses are float32 at either `precision` ("fp32", "bf16").
     """
 
     data: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class RunConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     focal_weight: float = LossWeights.focal
+    loss_stride: int = MASK_STRIDE
     precision: str = "fp32"
     seed: int = 0
 

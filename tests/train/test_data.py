@@ -143,3 +143,28 @@ def test_photos_without_any_object_end_in_an_error_and_not_in_a_search_without_e
 def test_weights_that_draw_no_photo_or_name_no_source_are_refused(folder: Path, weights: dict[str, float]) -> None:
     with pytest.raises(DataError, match="weights of sources"):
         PromptableDataset(open_records([folder]), weights, SIZE, 3, AugmentConfig(), PromptMix(), 0)
+
+
+def test_photos_are_drawn_in_proportion_to_their_objects_if_asked(tmp_path: Path, folder: Path) -> None:
+    coffee = json.loads((folder / "coffee.json").read_text())
+    coffee["annotations"] = coffee["annotations"][:1]
+    for name in ("coffee", "astronaut"):
+        (tmp_path / f"{name}.jpg").write_bytes((folder / f"{name}.jpg").read_bytes())
+    (tmp_path / "astronaut.json").write_bytes((folder / "astronaut.json").read_bytes())
+    (tmp_path / "coffee.json").write_text(json.dumps(coffee))
+    records = open_records([tmp_path])
+    objects = np.array([len(record.objects()) for record in records])
+    assert objects[0] > objects[1] == 1
+    asked, not_asked = (
+        PromptableDataset(records, {}, SIZE, 3, AugmentConfig(), PromptMix(), 0, by_objects=by) for by in (True, False)
+    )
+    np.testing.assert_allclose(asked.cumulative, np.cumsum(objects / objects.sum()))
+    np.testing.assert_allclose(not_asked.cumulative, [0.5, 1])
+
+
+def test_drawing_by_objects_needs_an_object(tmp_path: Path, folder: Path) -> None:
+    annotation = json.loads((folder / "coffee.json").read_text()) | {"annotations": []}
+    (tmp_path / "coffee.jpg").write_bytes((folder / "coffee.jpg").read_bytes())
+    (tmp_path / "coffee.json").write_text(json.dumps(annotation))
+    with pytest.raises(DataError, match="for photos with objects"):
+        PromptableDataset(open_records([tmp_path]), {}, SIZE, 3, AugmentConfig(), PromptMix(), 0, by_objects=True)

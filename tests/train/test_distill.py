@@ -124,6 +124,17 @@ def test_true_masks_count_by_their_share(models: Path, tmp_path: Path) -> None:
     assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-3) and losses[0] != losses[2]
 
 
+def test_masks_are_learnt_on_a_finer_grid_than_they_are_drawn_on(models: Path, tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "photos")
+    lines = {}
+    for stride in (4, 1):
+        out = tmp_path / str(stride)
+        settings = {"steps": 1, "loss_stride": stride}
+        run("masks", models, folder, out, "tiny-nano.json", settings=settings, cache=tmp_path / "cache")
+        lines[stride] = figures(out / "masks")[0]
+    assert 0 < abs(lines[1]["truth_iou"] - lines[4]["truth_iou"]) < 0.05  # the same masks, measured in other cells
+
+
 def test_the_masks_stage_starts_from_the_student_of_the_embeddings(models: Path, photos: Path, tmp_path: Path) -> None:
     taught = load_file(run("embeddings", models, photos, tmp_path))
     after = load_file(run("masks", models, photos, tmp_path, settings={"steps": 1, "lr": 0.0}))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-from sam_edge.train.losses import LossWeights, mask_iou, mask_losses, prompt_losses, surroundings
+from sam_edge.train.losses import LossWeights, enlarged, mask_iou, mask_losses, prompt_losses, surroundings
 
 BATCH, SIDE = 3, 16
 
@@ -88,3 +89,46 @@ def test_the_jaccard_loss_is_what_the_masks_lack_of_iou_one() -> None:
     half[:, :, 4:8] = 0
     with_it, without = (mask_losses(logits_of(half), target(), LossWeights(jaccard=w)) for w in (1.0, 0.0))
     torch.testing.assert_close(with_it - without, torch.full((BATCH, 1), 1 - 33 / 65))
+
+
+def test_masks_are_judged_enlarged_to_the_grid_of_the_target() -> None:
+    fine = F.interpolate(target(), scale_factor=4.0)
+    logits = logits_of(target(), 2.0)
+    weights = LossWeights(near=1.0, jaccard=1.0)
+    alike = F.interpolate(logits, scale_factor=4.0, mode="bilinear")
+    least = surroundings(fine, least=8).sum()
+    assert least > surroundings(fine, least=2).sum()  # the margin is a width in the photo, not a number of cells
+    without_near = LossWeights(jaccard=1.0)
+    torch.testing.assert_close(mask_losses(logits, fine, without_near), mask_losses(alike, fine, without_near))
+    near = mask_losses(logits, fine, weights) - mask_losses(logits, fine, without_near)
+    wanted = F.binary_cross_entropy_with_logits(alike, fine, reduction="none") * surroundings(fine, least=8)
+    torch.testing.assert_close(near, wanted.sum((2, 3)) / least * BATCH)
+
+
+def test_logits_taught_in_pixels_draw_a_small_object_better_than_those_taught_in_their_own_cells() -> None:
+    """A ring of 2 px: no cell of 4 px is more than half covered, so a cell's share says that it is not there."""
+    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    radius = torch.sqrt(x * x + y * y)
+    ring = ((radius > 9) & (radius < 11)).float()[None, None]
+
+    def taught(stride: int) -> float:
+        logits = torch.zeros(1, 1, 16, 16, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.3)
+        for _ in range(120):
+            loss = mask_losses(logits, F.avg_pool2d(ring, stride), LossWeights(near=0.5, jaccard=1.0)).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return float(mask_iou(enlarged(logits.detach(), ring), ring))
+
+    assert taught(1) > taught(4) + 0.1
+
+
+def test_true_iou_is_measured_on_the_targets_grid() -> None:
+    fine = F.interpolate(target(), scale_factor=4.0)
+    masks = logits_of(target()).expand(-1, 4, -1, -1)
+    true = mask_iou(F.interpolate(masks, scale_factor=4.0, mode="bilinear"), fine)
+    losses = prompt_losses(masks, true, fine, first=True)
+    assert true.max() < 1  # corners are rounded when a mask is enlarged
+    assert losses.iou_error == 0
+    assert torch.equal(losses.iou, true[:, 0])
