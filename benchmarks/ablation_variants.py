@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sam_edge.model.config import DecoderConfig, ModelConfig, NanoEncoderConfig
 from sam_edge.model.registry import MODELS
@@ -27,10 +28,11 @@ OWN_SHARE = 0.35  # of photos with nano's masks
 
 @dataclass(frozen=True)
 class Variant:
-    """A model, and how often photos of each source are drawn to train it."""
+    """A model, how often photos of each source are drawn to train it, and what else of its TrainConfig differs."""
 
     config: ModelConfig
     sources: dict[str, float] = field(default_factory=lambda: dict(PEOPLES_MASKS))
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def _width(dim: int) -> Variant:
     return _changed({"dim": dim}, {"dim": dim, "mlp_dim": 4 * dim, "iou_head_hidden_dim": dim})
 
 
+def _taught(**training: object) -> Variant:
+    return Variant(MODELS["nano"], training=training)
+
+
 def _with_own(source: str) -> Variant:
     peoples = {name: (1 - OWN_SHARE) * share for name, share in PEOPLES_MASKS.items()}
     return Variant(MODELS["nano"], peoples | {source: OWN_SHARE})
@@ -80,6 +86,15 @@ GROUPS: dict[str, Group] = {
             ),
             "width 64": _width(64),
             "width 192": _width(192),
+        },
+    ),
+    "judging": Group(
+        "Masks judged in finer cells than the logits' own of 4 px, and photos drawn by their objects",
+        variants={
+            "cells of 4 px": _taught(loss_stride=4),
+            "cells of 2 px": _taught(loss_stride=2),
+            "pixels": _taught(loss_stride=1),
+            "pixels, photos by objects": _taught(loss_stride=1, by_objects=True),
         },
     ),
     "labels": Group(

@@ -69,8 +69,8 @@ def mask_losses(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
         near = surroundings(target[:, :1], least=2 * finer)
         losses = losses + weights.near * (cross_entropy * near).sum((2, 3)) / near.sum((2, 3)).clamp(min=1)
     if weights.jaccard:
-        union = torch.maximum(probability, target).sum((2, 3))
         shared = torch.minimum(probability, target).sum((2, 3))
+        union = probability.sum((2, 3)) + target.sum((2, 3)) - shared  # the sum of the larger of the two
         losses = losses + weights.jaccard * (1 - (shared + 1) / (union + 1))
     return losses
 

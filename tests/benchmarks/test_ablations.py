@@ -23,6 +23,7 @@ def test_variants_of_a_group_differ_from_nano_in_what_they_say_and_fit_its_size(
     for group in GROUPS.values():
         first, *others = group.variants.values()
         assert first.config == MODELS["nano"] and all(other != first for other in others)
+        assert all(replace(ablations.SCHEDULE, **other.training) for other in others)  # it names what there is
     models = [variant.config for variant in GROUPS["encoders"].variants.values()]
     assert len({model.encoder.trunk for model in models if isinstance(model.encoder, NanoEncoderConfig)}) >= 3
     assert all(sum(p.numel() for p in build_model(model).parameters()) <= 4_000_000 for model in models)
