@@ -16,6 +16,7 @@ import click
 
 from sam_edge.artifact import record_quality
 from sam_edge.benchmarks.ablation_table import table as ablation_table
+from sam_edge.benchmarks.aims import table as aims_table
 from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
 from sam_edge.benchmarks.formats import newest, table
 from sam_edge.benchmarks.peers import table as peers_table
@@ -125,6 +126,11 @@ def _ablation(group: str, results: Path) -> str:
     return ablation_table(fitting[-1])
 
 
+def _aims(_: str, results: Path) -> str:
+    cocoval, ecssd = (_quality_record(data, results) for data in ("cocoval", "ecssd"))
+    return aims_table(cocoval, ecssd, _records(results / "nano-bench.jsonl"))
+
+
 def _peers(_: str, results: Path) -> str:
     return peers_table(_records(results / "peers.jsonl")[-1])
 
@@ -150,6 +156,7 @@ def _browser(_: str, results: Path) -> str:
 
 BLOCKS: dict[str, Callable[[str, Path], str]] = {
     "ablation": _ablation,
+    "aims": _aims,
     "browser": _browser,
     "formats": _formats,
     "latency": _latency,

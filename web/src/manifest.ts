@@ -29,6 +29,7 @@ export interface Manifest {
 
 const MAX_IMAGE_SIZE = 4096;
 const MAX_CHANNELS = 4096;
+const MAX_TOLERANCE = 20; // standard deviations, as manifest_json.py has it: an int8 encoder may need more than 1
 const MAX_FILE_BYTES = 512 * 2 ** 20;
 const PLAIN_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
@@ -59,8 +60,8 @@ export function readManifest(json: unknown): Manifest {
     if (typeof file !== "string" || !(file in files)) refuse(`${show(file)} of ${name} is not among its files`);
     return file as string;
   }) as [string, string];
-  const tolerance = root["embedding_tolerance"];
-  return { spec, encoder, decoder, files, embeddingTolerance: number(tolerance, "embedding_tolerance", 0, 1) };
+  const embeddingTolerance = number(root["embedding_tolerance"], "embedding_tolerance", 0, MAX_TOLERANCE);
+  return { spec, encoder, decoder, files, embeddingTolerance };
 }
 
 function readSpec(spec: Json): ModelSpec {
