@@ -24,6 +24,8 @@ def test_a_model_is_trained_from_a_folder_and_the_run_is_continued(tmp_path: Pat
     again = run("train", folder, "--steps", 2, *options, cwd=tmp_path)  # nothing is left to do
     assert again.returncode == 0, again.stderr
     assert_one_line_error(run("train", folder, "--steps", 3, *options, cwd=tmp_path), "steps: was 2, now 3")
+    finer = run("train", folder, "--steps", 2, "--loss-stride", 1, "--by-objects", *options, cwd=tmp_path)
+    assert_one_line_error(finer, "loss_stride: was 4, now 1", "by_objects: was False, now True")
 
 
 def test_a_folder_without_photos_and_an_unknown_model_are_named(tmp_path: Path) -> None:
@@ -58,7 +60,16 @@ def test_a_weight_that_is_no_number_is_wrong_usage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--accumulate=0", "--validate-every=0", "--objects=0", "--click-share=1.5", "--workers=-1", "--steps=0", "--lr=0"],
+    [
+        "--loss-stride=3",
+        "--accumulate=0",
+        "--validate-every=0",
+        "--objects=0",
+        "--click-share=1.5",
+        "--workers=-1",
+        "--steps=0",
+        "--lr=0",
+    ],
 )
 def test_a_value_out_of_range_is_wrong_usage(tmp_path: Path, option: str) -> None:
     done = run("train", tmp_path, option, "-o", "run", cwd=tmp_path)
