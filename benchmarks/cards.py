@@ -20,6 +20,7 @@ from sam_edge.benchmarks.aims import table as aims_table
 from sam_edge.benchmarks.formats import SCHEMA as FORMATS_SCHEMA
 from sam_edge.benchmarks.formats import newest, table
 from sam_edge.benchmarks.peers import table as peers_table
+from sam_edge.evaluate.metrics import SIZES
 from sam_edge.evaluate.protocol import SECOND_LOOKS
 from sam_edge.evaluate.report import tables
 from sam_edge.runtimes import ASSETS
@@ -126,6 +127,22 @@ def _ablation(group: str, results: Path) -> str:
     return ablation_table(fitting[-1])
 
 
+def _sizes(_: str, results: Path) -> str:
+    """The same weights at other input sides, on `cocoval`: the newest record of each side, and the released side's."""
+    released = _quality_record("cocoval", results)
+    records = [*_records(results / "nano-sizes.jsonl"), released]
+    by_side = {record["model"]["image_size_px"]: record for record in records}
+    lines = ["| input side | box | small | medium | large | click | click3 |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for side, record in sorted(by_side.items()):
+        kinds = record["kinds"]
+        cells = [f"{kinds['box']['miou_percent']:.1f}"]
+        cells += [f"{kinds['box']['by_size'][size]['miou_percent']:.1f}" for size in SIZES]
+        cells += [f"{kinds[kind]['miou_percent']:.1f}" for kind in ("click", "click3")]
+        lines.append(f"| {side} px | {' | '.join(cells)} |")
+    commands = [f"`{_command(record['command'])}`" for record in records if record is not released]
+    return "\n".join([*lines, "", f"{'; '.join(commands)}; the released side as in MODEL_CARD.md."])
+
+
 def _aims(_: str, results: Path) -> str:
     cocoval, ecssd = (_quality_record(data, results) for data in ("cocoval", "ecssd"))
     return aims_table(cocoval, ecssd, _records(results / "nano-bench.jsonl"))
@@ -162,6 +179,7 @@ BLOCKS: dict[str, Callable[[str, Path], str]] = {
     "latency": _latency,
     "peers": _peers,
     "quality": _quality,
+    "sizes": _sizes,
     "summary": _summary,
 }
 
