@@ -62,7 +62,7 @@ HEAVY = {
 }
 TORCH_FOLDERS = ("sam_edge/model/", "sam_edge/train/", "export/", "kernels/", "sam_edge/runtimes/with_torch.py")
 TORCH_FOLDERS += ("benchmarks/kernels.py", "benchmarks/kernels_")
-TORCH_FOLDERS += ("benchmarks/profile_torch.py", "benchmarks/peers")
+TORCH_FOLDERS += ("benchmarks/profile_torch.py", "benchmarks/peers", "benchmarks/mask_grid.py")
 
 
 def sources() -> Iterator[tuple[Path, str]]:
