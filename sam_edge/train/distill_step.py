@@ -142,9 +142,8 @@ class MaskStep(nn.Module):
         teacher, (coords, labels, _, _) = self._teacher[0], prompts
         ours, theirs = self.model.spec, teacher.spec
         coords = (coords + 0.5) * (theirs.image_size / ours.image_size) - 0.5  # pixel centres onto pixel centres
-        mask_input = coords.new_zeros(len(coords), 1, theirs.mask_size, theirs.mask_size)
-        if previous is not None:
-            mask_input = previous
+        nothing = coords.new_zeros(len(coords), 1, theirs.mask_size, theirs.mask_size)
+        mask_input = nothing if previous is None else previous
         has_mask_input = coords.new_full((len(coords),), float(previous is not None))
         with torch.autocast(coords.device.type, enabled=False):
             masks, ious = teacher.decode((embeddings,), coords, labels, mask_input, has_mask_input)
