@@ -28,11 +28,10 @@ OWN_SHARE = 0.35  # of photos with nano's masks
 
 @dataclass(frozen=True)
 class Variant:
-    """A model, how often photos of each source are drawn to train it, and what else of its TrainConfig differs."""
+    """A model, and what its TrainConfig has that the schedule's has not."""
 
     config: ModelConfig
-    sources: dict[str, float] = field(default_factory=lambda: dict(PEOPLES_MASKS))
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=lambda: {"source_weights": PEOPLES_MASKS})
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,12 @@ def _width(dim: int) -> Variant:
 
 
 def _taught(**training: object) -> Variant:
-    return Variant(MODELS["nano"], training=training)
+    return Variant(MODELS["nano"], {"source_weights": PEOPLES_MASKS} | training)
 
 
 def _with_own(source: str) -> Variant:
     peoples = {name: (1 - OWN_SHARE) * share for name, share in PEOPLES_MASKS.items()}
-    return Variant(MODELS["nano"], peoples | {source: OWN_SHARE})
+    return _taught(source_weights=peoples | {source: OWN_SHARE})
 
 
 GROUPS: dict[str, Group] = {

@@ -56,15 +56,14 @@ SCHEDULE = TrainConfig(photos_per_step=8, ema_decay=0.99, lr=8e-4, precision="bf
 def run_group(group: Group, schedule: TrainConfig, on: Sequence[Path], out: Path) -> dict[str, Any]:
     """{"data": what was scored on, "variants": a dict of figures each}. Writes into `out`, and continues what is there.
 
-    schedule: how each variant is trained; its model, its sources and what else the variant names are the variant's.
+    schedule: how each variant is trained; its model and what else the variant names are the variant's.
     """
     records = open_records(on)
     checkpoints, scores = {}, {}
     for name, variant in group.variants.items():
         folder = out / name.replace(" ", "-")
         print(f"{name}: {schedule.steps} steps", flush=True)
-        taught: dict[str, Any] = {"model": variant.config.to_dict(), "source_weights": variant.sources}
-        config = replace(schedule, **taught, **variant.training)
+        config = replace(schedule, model=variant.config.to_dict(), **variant.training)
         checkpoints[name] = train(config, folder, workers=0, validate_every=1 << 30)
         scores[name] = _scores(checkpoints[name], records, folder / "scores.json")
     artifacts = {name: _exported(path) for name, path in checkpoints.items()}

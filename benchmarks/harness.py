@@ -20,9 +20,9 @@ from sam_edge.benchmarks.machine import describe_machine, machine_state
 from sam_edge.benchmarks.masks import BUNDLED_PHOTOS
 from sam_edge.benchmarks.matrix import Configuration
 from sam_edge.benchmarks.process import Limits, Outcome, run_job
-from sam_edge.errors import ArtifactError, DataError, SamEdgeError, require
+from sam_edge.errors import ArtifactError, DataError, SamEdgeError
 from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
-from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES
+from sam_edge.runtimes import ASSETS, AUTO, CHECKPOINT_SUFFIXES, loaded_path
 
 __all__ = ["Harness", "Job", "Journal", "Plan", "Settings", "loaded_files", "reference_of"]
 
@@ -320,8 +320,6 @@ def _most_threads(plan: Plan) -> int:
 def loaded_files(path: str, runtime: str) -> list[dict[str, Any]]:
     """`model_files` of what a runtime loads of a name or path; none where it cannot: its process will say why."""
     try:
-        if runtime == "torch" and not Path(path).is_file():  # a name, whose weights are not the packaged artifact
-            return model_files(require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(path))
-        return model_files(path)
+        return model_files(loaded_path(path, runtime))
     except (OSError, SamEdgeError):
         return []

@@ -92,7 +92,8 @@ def main(data: tuple[Path, ...], model: str, runtime: str, threads: int, out: Pa
     """Measure one, two and four looks at every object of DATA (SA-1B's format)."""
     try:
         records = open_records(data)
-        variants = measure_looks(load(model, runtime, threads=threads), records)
+        loaded = load(model, runtime, threads=threads)
+        variants = measure_looks(loaded, records)
     except SamEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -102,7 +103,7 @@ def main(data: tuple[Path, ...], model: str, runtime: str, threads: int, out: Pa
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m sam_edge.benchmarks.looks {' '.join(path.name for path in data)} --model {model}",
         "commit": source_commit(),
-        "model": {"name": model, "runtime": runtime, "files": loaded_files(model, runtime)},
+        "model": {"name": model, "runtime": loaded.name, "files": loaded_files(model, loaded.name)},
         "data": {"photos": len(records), "sha256": data_sha256(list(data))},
         "variants": variants,
     }

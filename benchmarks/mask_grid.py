@@ -16,6 +16,7 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_edge.contract import MASK_STRIDE
@@ -67,13 +68,18 @@ def _frames(record: Record) -> list[Tensor]:
         mask = found.mask()
         if size_class(int(mask.sum()), found.size) != "small":
             continue
-        top, left = (max(0, int(np.flatnonzero(mask.any(axis)).min()) // 8 * 8 - 8) for axis in (1, 0))
+        top, left = (_frame_start(np.flatnonzero(mask.any(axis))) for axis in (1, 0))
         part = mask[top : top + FRAME_PX, left : left + FRAME_PX]
         if part.sum() == mask.sum():
             frame = np.zeros((1, FRAME_PX, FRAME_PX), np.float32)
             frame[0, : part.shape[0], : part.shape[1]] = part
             frames.append(torch.from_numpy(frame))
     return frames
+
+
+def _frame_start(hits: NDArray[np.intp]) -> int:
+    """Where a frame begins: on a cell of the photo, two before the object's first row or column."""
+    return max(0, int(hits[0]) // MASK_STRIDE - 2) * MASK_STRIDE
 
 
 def _percent(logits: Tensor, truth: Tensor) -> float:

@@ -213,8 +213,9 @@ def _check_checkpoint(path: str, expected_sha256: str) -> None:
     if not expected_sha256:
         return
     from sam_edge.evaluate.provenance import file_sha256
+    from sam_edge.runtimes import loaded_path
 
-    found = require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(path)
+    found = loaded_path(path, "torch")
     got = file_sha256(found) if found.is_file() else "no file"
     if got != expected_sha256:
         raise CheckpointError(

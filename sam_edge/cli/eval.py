@@ -12,7 +12,6 @@ import click
 
 from sam_edge.cli.arguments import model_options, names, this_command
 from sam_edge.cli.bars import photos_progress
-from sam_edge.errors import require
 
 if TYPE_CHECKING:
     from sam_edge.contract import Runtime
@@ -115,11 +114,9 @@ def _record(
     from sam_edge.evaluate.metrics import BOOTSTRAP_SEED, RESAMPLES
     from sam_edge.evaluate.protocol import PROTOCOL_VERSION
     from sam_edge.evaluate.provenance import data_sha256, model_files, source_commit
+    from sam_edge.runtimes import loaded_path
 
     commit = source_commit()
-    loaded: str | Path = model
-    if runtime.name == "torch":  # whose weights are a file of their own, also of a name
-        loaded = require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(model)
     return {
         "schema": SCHEMA,
         "protocol_version": PROTOCOL_VERSION,
@@ -131,7 +128,7 @@ def _record(
             "runtime": runtime.name,
             "image_size_px": runtime.spec.image_size,
             "threads": threads,
-            "files": model_files(loaded),
+            "files": model_files(loaded_path(model, runtime.name)),
         },
         "data": {
             "paths": list(data),

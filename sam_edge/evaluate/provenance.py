@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sam_edge.artifact import MANIFEST_NAME, SIDE_FILES, open_artifact
-from sam_edge.runtimes import artifact_folder, packaged_names
 
 __all__ = [
     "data_sha256",
@@ -35,19 +34,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_files(model: str | Path) -> list[dict[str, Any]]:
-    """`file_facts` of what is loaded: a checkpoint, or an artifact's manifest and every file that it lists.
-
-    A name is the packaged artifact; of one that torch runs, give the weights' file
-    (`model.checkpoints.checkpoint_path`). Raises ArtifactError.
+def model_files(path: Path) -> list[dict[str, Any]]:
+    """`file_facts` of what was loaded (`runtimes.loaded_path`): a checkpoint, or an artifact's manifest and every file
+    that it lists. Raises ArtifactError.
     """
-    path = Path(model)
-    if model not in packaged_names() and path.is_file():
+    if path.is_file():
         return [file_facts(path)]
-    folder = artifact_folder(model)
-    listed = sorted(open_artifact(folder).manifest.files.items())  # also those in folders: a Core ML package is one
+    listed = sorted(open_artifact(path).manifest.files.items())  # also those in folders: a Core ML package is one
     facts = [{"name": name, "bytes": entry.bytes, "sha256": entry.sha256} for name, entry in listed]
-    return [*facts, file_facts(folder / MANIFEST_NAME)]
+    return [*facts, file_facts(path / MANIFEST_NAME)]
 
 
 def device_files(files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ __all__ = [
     "available_models",
     "load",
     "load_to_verify",
+    "loaded_path",
     "packaged_names",
 ]
 
@@ -110,6 +111,18 @@ def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False
             f"{artifact.directory} is for {target!r:.60}, which this version does not know. Update sam-edge."
         )
     return verifier(artifact, threads, canary=canary)
+
+
+def loaded_path(model: str | Path, runtime: str) -> Path:
+    """What one of RUNTIMES reads of a name or path: an artifact's folder, or for torch the weights' file.
+
+    Raises ArtifactError, CheckpointError, RuntimeUnavailable.
+    """
+    if runtime == "torch":
+        from sam_edge.runtimes import with_torch
+
+        return with_torch.weights_path(model)
+    return artifact_folder(model)
 
 
 def _target(folder: Path) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sam_edge.model.sam import Sam
 
-__all__ = ["TorchRuntime", "load"]
+__all__ = ["TorchRuntime", "load", "weights_path"]
 
 
 class TorchRuntime:
@@ -71,3 +71,11 @@ def load(model: str | Path, threads: int = 0, device: str = "cpu") -> Runtime:
     from sam_edge.model.checkpoints import load_model
 
     return TorchRuntime(load_model(model), threads, device)
+
+
+def weights_path(model: str | Path) -> Path:
+    """The file that `load` reads. Raises RuntimeUnavailable without torch, CheckpointError where there is none."""
+    require("torch", extra="torch")
+    from sam_edge.model.checkpoints import checkpoint_path
+
+    return checkpoint_path(model)

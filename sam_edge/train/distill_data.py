@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from sam_edge.evaluate.dataset import Record
 from sam_edge.evaluate.truth import true_mask
-from sam_edge.image import read_photo, resize_longest_side
+from sam_edge.image import resize_longest_side
 from sam_edge.train.embeddings import EmbeddingCache
 
 __all__ = ["DistillBatch", "DistillDataset", "collate_distill"]
@@ -64,7 +64,7 @@ class DistillDataset(Dataset[dict[str, Any]]):
         size = self.image_size
         data = record.photo_bytes()
         embedding = self.cache.embedding(hashlib.sha256(data).hexdigest(), record.where)
-        photo = read_photo(data)
+        photo = record.photo()
         resized = resize_longest_side(photo, size)
         height, width = resized.shape[:2]
         image = np.zeros((size, size, 3), np.uint8)

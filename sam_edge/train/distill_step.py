@@ -54,8 +54,8 @@ class MaskStep(nn.Module):
         teacher: Sam,
         mix: PromptMix,
         truth_share: float,
-        weights: LossWeights = LossWeights(),
-        loss_stride: int = MASK_STRIDE,
+        weights: LossWeights,
+        loss_stride: int,
     ) -> None:
         super().__init__()
         self.model = model

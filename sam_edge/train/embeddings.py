@@ -25,7 +25,7 @@ from sam_edge.errors import DataError, SamEdgeError, first_line
 from sam_edge.evaluate.dataset import Record
 from sam_edge.evaluate.provenance import file_sha256
 from sam_edge.files import write_bytes_atomically
-from sam_edge.image import preprocess, read_photo
+from sam_edge.image import preprocess
 from sam_edge.model.sam import Sam
 
 __all__ = ["CacheKey", "EmbeddingCache", "dequantized", "quantized"]
@@ -113,12 +113,11 @@ class EmbeddingCache:
         tensors: dict[str, Any] = {}
         broken: dict[str, str] = {}
         for record in records:
-            data = record.photo_bytes()
-            photo = hashlib.sha256(data).hexdigest()
+            photo = hashlib.sha256(record.photo_bytes()).hexdigest()
             try:
-                image, _ = preprocess(read_photo(data), teacher.spec)
+                image, _ = preprocess(record.photo(), teacher.spec)
             except SamEdgeError as error:
-                broken[photo] = f"{record.where}: {first_line(error)}"
+                broken[photo] = first_line(error)
             else:
                 with torch.inference_mode():
                     embedding = teacher.encode(torch.from_numpy(image).to(teacher.device))[0][0]

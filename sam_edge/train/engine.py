@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sam_edge.errors import DataError, ImageError
 from sam_edge.evaluate.dataset import MAX_BROKEN_SHARE, Record, too_many_broken
 from sam_edge.files import atomic_file
-from sam_edge.image import read_photo
 from sam_edge.train.labelling import Label, Labeller
 
 __all__ = ["Boxes", "Counts", "label_photos", "read_boxes"]
@@ -110,10 +109,10 @@ def _label_one(
     record = replace(record)  # a copy: it keeps what it has parsed, and there may be thousands
     try:
         data = record.photo_bytes()
-        photo = read_photo(data)
+        photo = record.photo()
         known = record.objects()
     except (ImageError, DataError) as error:
-        counts.broken.append(str(error) if record.where in str(error) else f"{record.where}: {error}")
+        counts.broken.append(str(error))
         return
     height, width = photo.shape[:2]
     photo_name = f"{record.name}{record.photo_suffix}"

@@ -1,10 +1,10 @@
 """Losses of Segment Anything (arXiv 2304.02643, appendix A): focal and dice 20 to 1, squared error for predicted IoU.
 
-Masks are judged as they are used, enlarged bilinearly to the grid of the target, which is finer than the logits' own:
-logits that repeat the share of each cell that an object covers give a small object (below 32 px at 640 px) an IoU of
-0.86 at most, the best logits of the same size 0.97 (docs/ablations.md). On a grid coarser than the photo targets are
-soft; the focal loss generalises to them as in Generalized Focal Loss (Li et al., arXiv 2006.04388, equation 3).
-Two more losses can be added, see `LossWeights`.
+Masks are judged on the grid of the target. One that is finer than the logits' own judges them as they are used,
+enlarged bilinearly: logits that repeat the share of each cell that an object covers give a small object (below 32 px at
+640 px) an IoU of 0.86 at most, the best logits of the same size 0.97 (docs/ablations.md). On a grid coarser than the
+photo targets are soft; the focal loss generalises to them as in Generalized Focal Loss (Li et al., arXiv 2006.04388,
+equation 3). Two more losses can be added, see `LossWeights`.
 """
 
 from __future__ import annotations

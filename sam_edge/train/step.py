@@ -28,7 +28,7 @@ def normalise(images: Tensor, inside: Tensor, model: Sam) -> Tensor:
 class TrainingStep(nn.Module):
     """`forward(batch, corrections)` -> losses summed over the rounds; a module, so that DDP can wrap it."""
 
-    def __init__(self, model: Sam, weights: LossWeights, loss_stride: int = MASK_STRIDE) -> None:
+    def __init__(self, model: Sam, weights: LossWeights, loss_stride: int) -> None:
         super().__init__()
         self.model = model
         self.weights = weights

@@ -196,8 +196,9 @@ class _Reader:
         if where not in self.passed_over:
             self.passed_over.add(where)
             self.stream.notes.parent.mkdir(parents=True, exist_ok=True)
+            note = {"where": where, "why": why.removeprefix(f"{where}: "), "broken": is_broken}
             with self.stream.notes.open("a", encoding="utf-8") as file:  # one short line: workers' do not mix
-                file.write(json.dumps({"where": where, "why": why, "broken": is_broken}) + "\n")
+                file.write(json.dumps(note) + "\n")
         self.broken += is_broken
         if self.seen >= JUDGED_FROM:
             self._judge()

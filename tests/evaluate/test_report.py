@@ -106,7 +106,7 @@ def test_a_data_hash_changes_with_any_file_and_not_with_the_folders_name(tmp_pat
 
 def test_a_models_files_are_a_checkpoint_or_what_a_manifest_lists(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"abc")
-    assert provenance.model_files(str(tmp_path / "model.bin")) == [
+    assert provenance.model_files(tmp_path / "model.bin") == [
         {"name": "model.bin", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
     ]
     artifact = small_artifact(tmp_path / "small")

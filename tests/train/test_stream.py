@@ -102,6 +102,7 @@ def test_broken_entries_are_left_out_named_and_do_not_shift_a_resumed_run(tmp_pa
     assert {name for batch in whole[:29] for name, _ in batch}.isdisjoint({"sa_70"})
     (line,) = (tmp_path / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["where"].endswith("sa_000000.tar:sa_70.json") and "not a photo" in line
+    assert line.count("sa_70") == 1  # `why` does not say it again
     rest = batches(SampleStream([shard], Decoded(), 0, Place(0, 1, 0, 5, 33), tmp_path), 7)
     assert rest == whole[33:]
 
