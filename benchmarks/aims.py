@@ -25,7 +25,7 @@ class Aim:
         verdict = "reached" if missing <= 0 else f"misses by {missing:.{self.digits}f}"
         bound = "at most" if self.unit == "ms" else "at least"
         unit = f" {self.unit}" if self.unit else ""
-        return f"| {self.what} | {bound} {self.at_least:g}{unit} | {self.reached:.{self.digits}f}{unit} | {verdict} |"
+        return f"| {self.what} | {bound} {self.at_least:g}{unit} | {self.reached:z.{self.digits}f}{unit} | {verdict} |"
 
 
 def table(cocoval: dict[str, Any], ecssd: dict[str, Any], measured: Sequence[dict[str, Any]]) -> str:

@@ -62,3 +62,5 @@ def test_an_aim_says_whether_it_is_reached_and_by_how_much_it_is_not() -> None:
     assert "| a click: tflite fp32 | at most 6 ms | 8.0 ms | misses by 2.0 |" in lines
     assert any(line.endswith("| at least 0.7 | 0.71 | reached |") for line in lines)
     assert any(line.endswith("| at least 2 | 1.5 | misses by 0.5 |") for line in lines)
+    cocoval["kinds"]["click-multi"]["miou_percent"] = 56.99
+    assert table(cocoval, cocoval, measured).count("| at least 2 | 0.0 | misses by 2.0 |") == 1  # and not -0.0
