@@ -139,7 +139,7 @@ def _sizes(_: str, results: Path) -> str:
         cells += [f"{kinds['box']['by_size'][size]['miou_percent']:.1f}" for size in SIZES]
         cells += [f"{kinds[kind]['miou_percent']:.1f}" for kind in ("click", "click3")]
         lines.append(f"| {side} px | {' | '.join(cells)} |")
-    commands = [f"`{_command(record['command'])}`" for record in records if record is not released]
+    commands = [f"`{_command(record['command'])}`" for _, record in sorted(by_side.items()) if record is not released]
     return "\n".join([*lines, "", f"{'; '.join(commands)}; the released side as in MODEL_CARD.md."])
 
 
