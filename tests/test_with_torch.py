@@ -14,7 +14,7 @@ import torch
 from sam_edge import runtimes
 from sam_edge.contract import LABEL_FOREGROUND, LABEL_PADDING, Embedding, ModelSpec, PromptTensors
 from sam_edge.errors import CheckpointError, ImageError, PromptError, RuntimeUnavailable
-from sam_edge.model.checkpoints import save_checkpoint
+from sam_edge.model.checkpoints import NANO_WEIGHTS, save_checkpoint
 from sam_edge.runtimes.with_torch import TorchRuntime, load
 from tests.model_inputs import random_image
 from tests.tiny_models import TINY_CONFIGS, tiny_model
@@ -65,6 +65,16 @@ def test_checkpoint_file_loads_by_its_path(tmp_path: Path) -> None:
         assert (runtime.name, runtime.spec) == ("torch", TINY_CONFIGS["vit"].spec)
     with pytest.raises(CheckpointError, match="is not there"):
         runtimes.load(tmp_path / "absent.pth")
+
+
+def test_what_is_loaded_of_a_name_is_the_artifact_but_for_torch_the_weights(tmp_path: Path) -> None:
+    assert runtimes.loaded_path("nano", "onnx") == runtimes.artifact_folder("nano")
+    assert runtimes.loaded_path("nano", "torch") == NANO_WEIGHTS
+    mine = tmp_path / "mine.safetensors"
+    save_checkpoint(tiny_model("nano"), mine)
+    assert runtimes.loaded_path(mine, "torch") == mine
+    with pytest.raises(CheckpointError, match="has no weights in this package"):
+        runtimes.loaded_path("vit_b", "torch")
 
 
 def test_threads_are_set_when_given_and_left_alone_otherwise() -> None:

@@ -120,10 +120,13 @@ class Record:
         """The photo's file as stored."""
         return self.photo_span.read()
 
-    def photo(self) -> NDArray[np.uint8]:
-        """The photo, (H, W, 3) uint8 RGB. Raises ImageError, which names it, and DataError."""
+    def photo(self, data: bytes | None = None) -> NDArray[np.uint8]:
+        """The photo, (H, W, 3) uint8 RGB. Raises ImageError, which names it, and DataError.
+
+        data: its `photo_bytes`, where they are here already.
+        """
         try:
-            return read_photo(self.photo_bytes())
+            return read_photo(self.photo_bytes() if data is None else data)
         except ImageError as error:
             raise ImageError(f"{self.where}: {error}") from None
 

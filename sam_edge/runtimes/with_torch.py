@@ -75,7 +75,5 @@ def load(model: str | Path, threads: int = 0, device: str = "cpu") -> Runtime:
 
 def weights_path(model: str | Path) -> Path:
     """The file that `load` reads. Raises RuntimeUnavailable without torch, CheckpointError where there is none."""
-    require("torch", extra="torch")
-    from sam_edge.model.checkpoints import checkpoint_path
-
-    return checkpoint_path(model)
+    path: Path = require("sam_edge.model.checkpoints", extra="torch").checkpoint_path(model)
+    return path

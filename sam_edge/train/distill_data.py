@@ -64,7 +64,7 @@ class DistillDataset(Dataset[dict[str, Any]]):
         size = self.image_size
         data = record.photo_bytes()
         embedding = self.cache.embedding(hashlib.sha256(data).hexdigest(), record.where)
-        photo = record.photo()
+        photo = record.photo(data)
         resized = resize_longest_side(photo, size)
         height, width = resized.shape[:2]
         image = np.zeros((size, size, 3), np.uint8)

@@ -113,9 +113,10 @@ class EmbeddingCache:
         tensors: dict[str, Any] = {}
         broken: dict[str, str] = {}
         for record in records:
-            photo = hashlib.sha256(record.photo_bytes()).hexdigest()
+            data = record.photo_bytes()
+            photo = hashlib.sha256(data).hexdigest()
             try:
-                image, _ = preprocess(record.photo(), teacher.spec)
+                image, _ = preprocess(record.photo(data), teacher.spec)
             except SamEdgeError as error:
                 broken[photo] = first_line(error)
             else:

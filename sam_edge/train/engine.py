@@ -109,7 +109,7 @@ def _label_one(
     record = replace(record)  # a copy: it keeps what it has parsed, and there may be thousands
     try:
         data = record.photo_bytes()
-        photo = record.photo()
+        photo = record.photo(data)
         known = record.objects()
     except (ImageError, DataError) as error:
         counts.broken.append(str(error))
