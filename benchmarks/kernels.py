@@ -9,7 +9,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sam_edge.benchmarks.kernels_cases import Case, Variant, op_cases
+from sam_edge.benchmarks.kernels_cases import BATCHES, HEADS, Case, Variant, other_cases, sam_cases
 from sam_edge.benchmarks.kernels_table import write_table
 from sam_edge.benchmarks.machine import describe_machine
 from sam_edge.errors import RuntimeUnavailable
@@ -33,7 +33,6 @@ DTYPE = torch.bfloat16
 # Of each part's largest value: beyond it a result is not timed. SAM's own attention in bfloat16 rounds logits of 16 and
 # more by up to 1/16: over 48 heads of ViT-H that was seen to give 0.052. A part of zeros is off by 1.
 MAX_ERROR = 0.1
-ENCODERS = ("vit_b", "vit_l", "vit_h")
 ROOT = Path(__file__).parents[1]
 
 
@@ -58,13 +57,18 @@ def measure(folder: Path, minutes: float, pages: Sequence[Path]) -> Path:
             print(_line(record), flush=True)
 
         write({"op": "machine", "machine": describe_machine(), "versions": _versions()})
-        for case in op_cases():
-            for record in _measure_case(case, device, deadline):
-                write(_with_shares(record, case, ceilings))
-        for batch in (1, 8):
-            for encoder in ENCODERS:
+
+        def write_cases(cases: Iterable[Case]) -> None:
+            for case in cases:
+                for record in _measure_case(case, device, deadline):
+                    write(_with_shares(record, case, ceilings))
+
+        for batch in BATCHES:  # the most telling first: a run that is cut short has them
+            write_cases(sam_cases(batch))
+            for encoder in HEADS:
                 for record in _measure_encoder(encoder, batch, device, deadline):
                     write(record)
+        write_cases(other_cases())
     for page in filter(Path.is_file, pages):
         write_table(page, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     return path

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sam_edge.benchmarks.kernels_cases import PLAIN, op_cases
+from sam_edge.benchmarks.kernels_cases import BATCHES, HEADS, PLAIN, op_cases
 from sam_edge.files import atomic_file
 
 __all__ = ["render", "write_table"]
@@ -40,8 +40,8 @@ def render(records: Iterable[dict[str, Any]]) -> str:
 def _rows() -> Iterator[Row]:
     for case in op_cases():
         yield case.op, case.shape, case.batch
-    for batch in (1, 8):
-        for name in ("vit_b", "vit_l", "vit_h"):
+    for batch in BATCHES:
+        for name in HEADS:
             yield "encoder", name, batch
 
 

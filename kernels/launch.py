@@ -92,7 +92,7 @@ CANDIDATES: dict[tuple[str, int], tuple[Launch, ...]] = {
         for num_stages in (2, 3)
     )
     for op, bits, blocks in (
-        ("rel_pos_attention", 16, ((64, 32), (64, 64), (128, 32), (128, 64), (128, 128))),
+        ("rel_pos_attention", 16, ((64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128))),
         ("rel_pos_attention", 32, ((32, 32), (64, 32), (64, 64))),
         ("rel_pos_attention_backward", 16, ((32, 64), (64, 32), (64, 64), (128, 32))),
         ("rel_pos_attention_backward", 32, ((32, 32), (64, 32))),

@@ -56,10 +56,13 @@ def _load_terms(ptr, places, length, token, inside, num_tokens):
 
 
 @triton.jit
-def _add_bias(logits, row_terms, column_terms, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """logits (M, ROWS * COLUMNS) + row_terms (M, ROWS) + column_terms (M, COLUMNS)."""
-    places = tl.reshape(logits, (M, ROWS, COLUMNS)) + row_terms[:, :, None] + column_terms[:, None, :]
-    return tl.reshape(places, (M, ROWS * COLUMNS))
+def _logits_without_row_terms(
+    q0, q1, k0, k1, column_terms, scale_log2,
+    D1: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, IN_FLOAT32: tl.constexpr,
+):  # fmt: skip
+    """A tile's logits (M, ROWS, COLUMNS), with column_terms (M, COLUMNS). Row terms are cheaper to add later."""
+    products = dot_heads(q0, q1, k0, k1, D1, IN_FLOAT32) * scale_log2
+    return tl.reshape(products, (M, ROWS, COLUMNS)) + column_terms[:, None, :]
 
 
 @triton.jit
@@ -100,12 +103,15 @@ def _forward_kernel(
             key = key_row * width + key_column
             on_grid = (key_row < height) & (key_column < width)
             k0, k1 = load_heads(key_ptr, key, k_stride_token, on_grid, D0, D1)
-            logits = dot_heads(q0, q1, k0, k1, D1, IN_FLOAT32) * scale_log2
-            logits = _add_bias(logits, row_terms, column_terms, BLOCK_M, TILE_ROWS, TILE_COLUMNS)
+            logits = _logits_without_row_terms(
+                q0, q1, k0, k1, column_terms, scale_log2, D1, BLOCK_M, TILE_ROWS, TILE_COLUMNS, IN_FLOAT32
+            )
 
+            # A row's term joins the row's maximum, and then the subtraction of all maxima: no addition for each logit.
             # A tile's first place is on the grid: every query has a finite logit in it, and no maximum is -inf.
-            new_largest = tl.maximum(largest, tl.max(logits, 1))
-            weights = tl.exp2(logits - new_largest[:, None])
+            new_largest = tl.maximum(largest, tl.max(tl.max(logits, 2) + row_terms, 1))
+            weights = tl.exp2(logits + (row_terms - new_largest[:, None])[:, :, None])
+            weights = tl.reshape(weights, (BLOCK_M, TILE_ROWS * TILE_COLUMNS))
             shrink = tl.exp2(largest - new_largest)
             largest = new_largest
             total = total * shrink + tl.sum(weights, 1)
@@ -126,9 +132,9 @@ def _weights_and_gradient(
     D1: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, IN_FLOAT32: tl.constexpr,
 ):  # fmt: skip
     """A tile's softmax weights, again, and the gradient of its logits (in natural units), both (M, ROWS * COLUMNS)."""
-    logits = dot_heads(q0, q1, k0, k1, D1, IN_FLOAT32) * scale_log2
-    logits = _add_bias(logits, row_terms, column_terms, M, ROWS, COLUMNS)
-    weights = tl.exp2(logits - logsumexp[:, None])
+    logits = _logits_without_row_terms(q0, q1, k0, k1, column_terms, scale_log2, D1, M, ROWS, COLUMNS, IN_FLOAT32)
+    weights = tl.exp2(logits + (row_terms - logsumexp[:, None])[:, :, None])
+    weights = tl.reshape(weights, (M, ROWS * COLUMNS))
     gradient = weights * (dot_heads(do0, do1, v0, v1, D1, IN_FLOAT32) - delta[:, None])
     return weights, gradient
 
