@@ -9,7 +9,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sam_edge.benchmarks.kernels_cases import BATCHES, HEADS, Case, Variant, other_cases, sam_cases
+from sam_edge.benchmarks.kernels_cases import Case, EncoderCase, Variant, all_cases
 from sam_edge.benchmarks.kernels_table import write_table
 from sam_edge.benchmarks.machine import describe_machine
 from sam_edge.errors import RuntimeUnavailable
@@ -57,24 +57,26 @@ def measure(folder: Path, minutes: float, pages: Sequence[Path]) -> Path:
             print(_line(record), flush=True)
 
         write({"op": "machine", "machine": describe_machine(), "versions": _versions()})
-
-        def write_cases(cases: Iterable[Case]) -> None:
-            for case in cases:
-                for record in _measure_case(case, device, deadline):
-                    write(_with_shares(record, case, ceilings))
-
-        for batch in BATCHES:  # the most telling first: a run that is cut short has them
-            write_cases(sam_cases(batch))
-            for encoder in HEADS:
-                for record in _measure_encoder(encoder, batch, device, deadline):
-                    write(record)
-        write_cases(other_cases())
+        for case in all_cases():
+            for record in _measure_case(case, device, deadline, ceilings):
+                write(record)
     for page in filter(Path.is_file, pages):
         write_table(page, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     return path
 
 
-def _measure_case(case: Case, device: torch.device, deadline: float) -> Iterator[dict[str, Any]]:
+def _measure_case(
+    case: Case | EncoderCase, device: torch.device, deadline: float, ceilings: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    """One record a variant."""
+    if isinstance(case, EncoderCase):
+        yield from _measure_encoder(case, device, deadline)
+        return
+    for record in _measure_op(case, device, deadline):
+        yield _with_shares(record, case, ceilings)
+
+
+def _measure_op(case: Case, device: torch.device, deadline: float) -> Iterator[dict[str, Any]]:
     """One record a variant: its error against the float32 reference, its times, its memory; or why there is none."""
     given = _attempt(lambda: _inputs_and_reference(case, device), deadline)
     for name, variant in case.variants.items():
@@ -104,12 +106,12 @@ def _measure_variant(variant: Variant, inputs: tuple[Any, ...], want: tuple[Tens
     return found | _timed(lambda: run(*inputs))
 
 
-def _measure_encoder(name: str, batch: int, device: torch.device, deadline: float) -> Iterator[dict[str, Any]]:
+def _measure_encoder(case: EncoderCase, device: torch.device, deadline: float) -> Iterator[dict[str, Any]]:
     """An image encoder end to end, with random weights; compiled block by block, which is what compiles in minutes."""
     torch.manual_seed(0)
     with torch.device(device):
-        model = build_model(name).to(DTYPE)
-        image = torch.randn(batch, 3, *2 * (model.spec.image_size,), dtype=DTYPE)
+        model = build_model(case.shape).to(DTYPE)
+        image = torch.randn(case.batch, 3, *2 * (model.spec.image_size,), dtype=DTYPE)
     for tensor in model.image_encoder.parameters():
         if tensor.dim() == 2 and tensor.shape[0] % 2:  # tables of relative positions, which start at 0
             nn.init.normal_(tensor, std=0.1)
@@ -133,7 +135,7 @@ def _measure_encoder(name: str, batch: int, device: torch.device, deadline: floa
             want = got if want is None else want
             return {"difference": float((got - want).abs().max() / want.abs().max())} | _timed(run)
 
-        record = {"op": "encoder", "shape": name, "batch": batch}
+        record = {"op": case.op, "shape": case.shape, "batch": case.batch}
         yield record | {"variant": path + ", compiled" * compiled} | _attempt(attempt, deadline)
         encoder.blocks = nn.ModuleList(originals)
         _free()

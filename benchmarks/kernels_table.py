@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sam_edge.benchmarks.kernels_cases import BATCHES, HEADS, PLAIN, op_cases
+from sam_edge.benchmarks.kernels_cases import PLAIN, all_cases
 from sam_edge.files import atomic_file
 
 __all__ = ["render", "write_table"]
@@ -33,16 +33,9 @@ def render(records: Iterable[dict[str, Any]]) -> str:
     records = [record for record in records if record["run"] == newest]
     gpu = f"{records[0]['gpu']}, {records[0]['dtype'].removeprefix('torch.')}, {newest}" if records else MISSING
     lines = [f"Measured on: {gpu}.", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(_cells(row, records))} |" for row in _rows()]
+    rows = [(case.op, case.shape, case.batch) for case in all_cases()]
+    lines += [f"| {' | '.join(_cells(row, records))} |" for row in rows]
     return "\n".join(lines)
-
-
-def _rows() -> Iterator[Row]:
-    for case in op_cases():
-        yield case.op, case.shape, case.batch
-    for batch in BATCHES:
-        for name in HEADS:
-            yield "encoder", name, batch
 
 
 def _cells(row: Row, records: list[dict[str, Any]]) -> list[str]:

@@ -66,6 +66,15 @@ def _logits_without_row_terms(
 
 
 @triton.jit
+def _weights(logits, row_terms, normaliser, M: tl.constexpr, N: tl.constexpr):
+    """2 ** (logits (M, ROWS, COLUMNS) + row_terms (M, ROWS) - normaliser (M,)): (M, N).
+
+    A row's term joins what is subtracted from all of the row's logits: no addition for each of them.
+    """
+    return tl.reshape(tl.exp2(logits + (row_terms - normaliser[:, None])[:, :, None]), (M, N))
+
+
+@triton.jit
 def _forward_kernel(
     query_ptr, key_ptr, value_ptr, rows_ptr, columns_ptr, out_ptr, logsumexp_ptr,
     q_stride_n, q_stride_head, q_stride_token, k_stride_n, k_stride_head, k_stride_token,
@@ -107,11 +116,9 @@ def _forward_kernel(
                 q0, q1, k0, k1, column_terms, scale_log2, D1, BLOCK_M, TILE_ROWS, TILE_COLUMNS, IN_FLOAT32
             )
 
-            # A row's term joins the row's maximum, and then the subtraction of all maxima: no addition for each logit.
             # A tile's first place is on the grid: every query has a finite logit in it, and no maximum is -inf.
             new_largest = tl.maximum(largest, tl.max(tl.max(logits, 2) + row_terms, 1))
-            weights = tl.exp2(logits + (row_terms - new_largest[:, None])[:, :, None])
-            weights = tl.reshape(weights, (BLOCK_M, TILE_ROWS * TILE_COLUMNS))
+            weights = _weights(logits, row_terms, new_largest, BLOCK_M, TILE_ROWS * TILE_COLUMNS)
             shrink = tl.exp2(largest - new_largest)
             largest = new_largest
             total = total * shrink + tl.sum(weights, 1)
@@ -133,8 +140,7 @@ def _weights_and_gradient(
 ):  # fmt: skip
     """A tile's softmax weights, again, and the gradient of its logits (in natural units), both (M, ROWS * COLUMNS)."""
     logits = _logits_without_row_terms(q0, q1, k0, k1, column_terms, scale_log2, D1, M, ROWS, COLUMNS, IN_FLOAT32)
-    weights = tl.exp2(logits + (row_terms - logsumexp[:, None])[:, :, None])
-    weights = tl.reshape(weights, (M, ROWS * COLUMNS))
+    weights = _weights(logits, row_terms, logsumexp, M, ROWS * COLUMNS)
     gradient = weights * (dot_heads(do0, do1, v0, v1, D1, IN_FLOAT32) - delta[:, None])
     return weights, gradient
 

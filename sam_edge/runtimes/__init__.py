@@ -38,11 +38,13 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True)
 class Adapter:
-    """`load`: an artifact's folder, for torch a name or a file, and threads -> what serves the model. `verifier`: the
-    same for an opened artifact, also where its files can be checked but not served; None for torch, which has none."""
+    """`load`: what `reads` found, and threads -> what serves the model. `verifier`: the same for an opened artifact,
+    also where its files can be checked but not served; None for torch, which has none. `reads`: a name or path -> the
+    folder or file that is loaded."""
 
     load: Callable[[str | Path, int], Runtime]
     verifier: Verifier | None = None
+    reads: Callable[[str | Path], Path] = lambda model: artifact_folder(model)  # which stands below
 
 
 def _onnx() -> Adapter:
@@ -72,7 +74,7 @@ def _coreml() -> Adapter:
 def _torch() -> Adapter:
     from sam_edge.runtimes import with_torch
 
-    return Adapter(with_torch.load)
+    return Adapter(with_torch.load, reads=with_torch.weights_path)
 
 
 # The runtime of a target has the target's name, so that "auto" finds it in an artifact's manifest. A file is imported
@@ -92,13 +94,10 @@ def load(model: str | Path, runtime: str = AUTO, *, threads: int = 0) -> Runtime
     "auto" takes torch for a checkpoint (.pth, .pt, .safetensors) and the artifact's own target for the rest. threads: 0
     leaves the choice to the library. Raises ArtifactError, CheckpointError or RuntimeUnavailable.
     """
-    if runtime not in (AUTO, *RUNTIMES):
-        raise RuntimeUnavailable(f"runtime {runtime!r} is not known, expected one of: {', '.join((AUTO, *RUNTIMES))}.")
     if threads < 0:
         raise RuntimeUnavailable(f"threads is {threads}, expected 0 (the library chooses) or more. Leave it out.")
-    if runtime == AUTO:
-        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(artifact_folder(model))
-    return RUNTIMES[runtime]().load(model if runtime == "torch" else artifact_folder(model), threads)
+    adapter = _adapter(model, runtime)
+    return adapter.load(adapter.reads(model), threads)
 
 
 def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False) -> Runtime:
@@ -113,16 +112,20 @@ def load_to_verify(artifact: Artifact, threads: int = 0, *, canary: bool = False
     return verifier(artifact, threads, canary=canary)
 
 
-def loaded_path(model: str | Path, runtime: str) -> Path:
-    """What one of RUNTIMES reads of a name or path: an artifact's folder, or for torch the weights' file.
+def loaded_path(model: str | Path, runtime: str = AUTO) -> Path:
+    """What `load` reads of a name or path: an artifact's folder, or for torch the weights' file.
 
     Raises ArtifactError, CheckpointError, RuntimeUnavailable.
     """
-    if runtime == "torch":
-        from sam_edge.runtimes import with_torch
+    return _adapter(model, runtime).reads(model)
 
-        return with_torch.weights_path(model)
-    return artifact_folder(model)
+
+def _adapter(model: str | Path, runtime: str) -> Adapter:
+    if runtime not in (AUTO, *RUNTIMES):
+        raise RuntimeUnavailable(f"runtime {runtime!r} is not known, expected one of: {', '.join((AUTO, *RUNTIMES))}.")
+    if runtime == AUTO:
+        runtime = "torch" if Path(model).suffix.lower() in CHECKPOINT_SUFFIXES else _target(artifact_folder(model))
+    return RUNTIMES[runtime]()
 
 
 def _target(folder: Path) -> str:

@@ -20,10 +20,11 @@ from torch import Tensor
 from sam_edge.benchmarks.kernels_cases import (
     PLAIN,
     Case,
+    EncoderCase,
     Variant,
+    all_cases,
     global_case,
     mask_case,
-    op_cases,
     window_case,
 )
 from sam_edge.benchmarks.kernels_table import END, MISSING, START, render
@@ -167,7 +168,7 @@ def test_a_case_without_a_reference_is_a_row_that_says_so() -> None:
         raise torch.OutOfMemoryError
 
     case = replace(SMALL["windows"], exact=too_large)
-    records = list(kernels._measure_case(case, torch.device(DEVICE), time.monotonic() + 60))
+    records = list(kernels._measure_op(case, torch.device(DEVICE), time.monotonic() + 60))
     assert [record["variant"] for record in records] == list(case.variants)
     assert {record["skipped"] for record in records} == {"no reference: out of memory"}
 
@@ -185,9 +186,8 @@ def test_a_run_writes_a_record_for_every_variant_and_fills_the_page(
         calls.append(run())
         return {"p50_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0, "peak_bytes": 10, "samples_ms": [1.0, 2.0, 3.0]}
 
-    cases = [SMALL["windows"], SMALL["masks"]]
-    fakes = {"_gpu": lambda: torch.device(DEVICE), "_timed": timed, "_free": lambda: None, "HEADS": ("vit",),
-             "BATCHES": (1,), "sam_cases": lambda _: cases[:1], "other_cases": lambda: cases[1:],
+    cases = [SMALL["windows"], EncoderCase("vit", 1), EncoderCase("vit", 2), SMALL["masks"]]
+    fakes = {"_gpu": lambda: torch.device(DEVICE), "_timed": timed, "_free": lambda: None, "all_cases": lambda: cases,
              "_copy_rate": lambda _: 1e9, "_matrix_rate": lambda _: 1e12,
              "build_model": lambda name: build_model(CONFIGS[name])}  # fmt: skip
     for name, fake in fakes.items():
@@ -201,7 +201,7 @@ def test_a_run_writes_a_record_for_every_variant_and_fills_the_page(
     assert path.name == "kernels-a-gpu-80-gb.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record.get("skipped") for record in records] == [None] * len(records)
-    assert len(records) == 1 + sum(len(case.variants) for case in cases) + 6 == len(calls) + 1
+    assert len(records) == 1 + sum(len(case.variants) for case in (cases[0], cases[3])) + 2 * 6 == len(calls) + 1
     assert list(dict.fromkeys(record["op"] for record in records)) == [
         "machine", "windowed attention", "encoder", "mask statistics"]  # fmt: skip
     windows = next(record for record in records if record["op"] == "windowed attention")
@@ -265,7 +265,7 @@ def test_without_records_every_figure_of_the_page_is_not_measured_yet(name: str)
     assert page.split(START)[1].split(END)[0].strip() == render(records), (
         "python -m sam_edge.benchmarks kernels writes it"
     )
-    assert render([]).count("\n") == 3 + sum(1 for _ in op_cases()) + 6
+    assert render([]).count("\n") == 3 + sum(1 for _ in all_cases())
     figures = [cell for line in render([]).splitlines()[4:] for cell in line.split(" | ")[3:]]
     assert {cell.strip(" |") for cell in figures} == {MISSING, ""}
 
